@@ -61,36 +61,46 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
     config = resolved(cfg)
     for key, rule in RULES.items():
-        refuse(key, cfg[key], rule)
+        refuse(key, config[key], rule)
     for key, repeated in REPEATS.items():
-        value = _value_of(cfg, key)
-        if value is not ABSENT and value != _value_of(cfg, repeated):
+        value = _value_of(config, key)
+        if value is not ABSENT and value != _value_of(config, repeated):
             raise BenchError(
                 f"{key}={shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
             )
-    arms.check(cfg.arms)
+    arms.check(config["arms"])
     for part in PARTS:
-        if not isinstance(cfg[part], DictConfig) or "_target_" not in cfg[part]:
+        if not isinstance(config[part], Mapping) or "_target_" not in config[part]:
             raise BenchError(
-                f"{part}={shown(cfg[part])} is no part: choose one of the group, {part}=NAME (see --help)."
+                f"{part}={shown(config[part])} is no part: choose one of the group, {part}=NAME (see --help)."
             )
-        check_node(part, cfg[part])
-    for node in configured({part: cfg[part] for part in PARTS}):
+        check_node(part, config[part])
+    for node in configured({part: config[part] for part in PARTS}):
         if (check_settings := getattr(target("", node), "check_settings", None)) is not None:
             check_settings(config)
-    _numbers_of_samples(cfg)
-    _prompts_to_judge_on(cfg)
-    _kept_policies(cfg)
-    _gold_is_no_proxy(cfg)
-    _more_than_a_pool_holds(cfg)
+    _numbers_of_samples(config)
+    _prompts_to_judge_on(config)
+    _kept_policies(config)
+    _gold_is_no_proxy(config)
+    _more_than_a_pool_holds(config)
 
 
-def build_parts(cfg: DictConfig) -> dict[str, Any]:
-    """The parts of the experiment, instantiated. BenchError where one refuses its settings."""
-    return {name: build_part(cfg, name) for name in PARTS}
+def build_parts(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of the experiment, instantiated. BenchError where one refuses its settings.
+
+    cfg: as composed, or resolved.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    config = resolved(cfg) if isinstance(cfg, DictConfig) else cfg
+    try:
+        return instantiate({"_convert_": "all", **{name: config[name] for name in PARTS}})
+    except InstantiationException:
+        return {name: build_part(config, name) for name in PARTS}  # slower, and says which part refuses
 
 
-def build_part(cfg: DictConfig, name: str) -> Any:
+def build_part(cfg: Mapping[str, Any], name: str) -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -114,49 +124,50 @@ def check_installed(cfg: DictConfig) -> None:
         )
 
 
-def _value_of(cfg: DictConfig, key: str) -> Any:
-    """The resolved value at a dotted key; ABSENT where the chosen part has no such setting."""
-    group, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, group) if group else cfg
-    return node[name] if node is not None and name in set(node) else ABSENT
+def _value_of(config: Any, key: str) -> Any:
+    """The value at a dotted key; ABSENT where the chosen part has no such setting."""
+    for name in key.split("."):
+        config = config.get(name, ABSENT) if isinstance(config, Mapping) else ABSENT
+    return config
 
 
-def _numbers_of_samples(cfg: DictConfig) -> None:
-    drawn = max(cfg.num_completions, cfg.baseline_completions)
-    if cfg.temperature == 0 and drawn > 1:
+def _numbers_of_samples(config: Mapping[str, Any]) -> None:
+    drawn, baseline, evaluation = config["num_completions"], config["baseline_completions"], config["evaluation"]
+    if config["temperature"] == 0 and max(drawn, baseline) > 1:
         raise BenchError(
-            f"temperature=0 is greedy, so num_completions={cfg.num_completions} and baseline_completions="
-            f"{cfg.baseline_completions} would repeat one sample: set both to 1, or a temperature above 0."
+            f"temperature=0 is greedy, so num_completions={drawn} and baseline_completions={baseline} would repeat one "
+            "sample: set both to 1, or a temperature above 0."
         )
-    if cfg.evaluation.kl_completions > cfg.evaluation.num_completions:
+    if evaluation["kl_completions"] > evaluation["num_completions"]:
         raise BenchError(
-            f"evaluation.kl_completions={cfg.evaluation.kl_completions} must be at most "
-            f"evaluation.num_completions={cfg.evaluation.num_completions}."
+            f"evaluation.kl_completions={evaluation['kl_completions']} must be at most evaluation.num_completions="
+            f"{evaluation['num_completions']}."
         )
 
 
-def _prompts_to_judge_on(cfg: DictConfig) -> None:
-    judges = f"task.{cfg.split}_prompts"
-    if _value_of(cfg, judges) not in (ABSENT, None) and _value_of(cfg, judges) < 2:
-        raise BenchError(f"{judges}={_value_of(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
-    if OmegaConf.select(cfg, "procedure.stop") == cfg.split:
+def _prompts_to_judge_on(config: Mapping[str, Any]) -> None:
+    split = config["split"]
+    judges = f"task.{split}_prompts"
+    if _value_of(config, judges) not in (ABSENT, None) and _value_of(config, judges) < 2:
+        raise BenchError(f"{judges}={_value_of(config, judges)} is not allowed with split={split}: intervals need 2.")
+    if _value_of(config, "procedure.stop") == split:
         raise BenchError(
-            f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
+            f"procedure.stop={split} is not allowed with split={split}: the prompts that say when to stop must "
             "not be those that policies are judged on."
         )
-    for part, node in parts_within(cfg.scoring, "scoring"):
-        if key := next((name for name in node if str(name).endswith("_from") and node[name] == cfg.split), None):
+    for part, node in parts_within(config["scoring"], "scoring"):
+        if key := next((name for name in node if str(name).endswith("_from") and node[name] == split), None):
             raise BenchError(
-                f"{part}.{key!s}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the "
+                f"{part}.{key!s}={split} is not allowed with split={split}: a scorer must not learn from the "
                 "prompts that policies are judged on."
             )
 
 
-def _kept_policies(cfg: DictConfig) -> None:
+def _kept_policies(config: Mapping[str, Any]) -> None:
     """Policies that a training keeps, and the checkpoints of an arm, are judged on validation prompts."""
-    prompts, kept = _value_of(cfg, "task.validation_prompts"), cfg.training.get("keep_every")
+    prompts, kept = _value_of(config, "task.validation_prompts"), config["training"].get("keep_every")
     along = [f"training.keep_every={kept}"] * (kept is not None)
-    along += ["arms with several checkpoints"] * arms.several(cfg.arms)
+    along += ["arms with several checkpoints"] * arms.several(config["arms"])
     if along and prompts not in (ABSENT, None) and prompts < 2:
         raise BenchError(
             f"{along[0]} is not allowed with task.validation_prompts={prompts}: they are judged on those, and "
@@ -164,10 +175,10 @@ def _kept_policies(cfg: DictConfig) -> None:
         )
 
 
-def _gold_is_no_proxy(cfg: DictConfig) -> None:
+def _gold_is_no_proxy(config: Mapping[str, Any]) -> None:
     """Refuse a proxy that is the gold model: it can't be over-optimised, and it would judge its own choice."""
-    gold = _model_at(cfg.task, "gold_model", "gold_revision")
-    for key, node in parts_within(cfg.scoring, "scoring"):
+    gold = _model_at(config["task"], "gold_model", "gold_revision")
+    for key, node in parts_within(config["scoring"], "scoring"):
         proxy = _model_at(node, "model", "revision")
         if gold is None or proxy is None or proxy[0] != gold[0]:
             continue
@@ -188,15 +199,15 @@ def _model_at(node: Mapping[str, Any], model: str, revision: str) -> tuple[str, 
     return (str(place.resolve()), None) if place.is_dir() else (str(name), node.get(revision))
 
 
-def _more_than_a_pool_holds(cfg: DictConfig) -> None:
-    for name in rules.counts_per_prompt(get_object(cfg.selection["_target_"])):
-        if name in cfg.selection and cfg.selection[name] > cfg.num_completions:
+def _more_than_a_pool_holds(config: Mapping[str, Any]) -> None:
+    selection, held = config["selection"], config["num_completions"]
+    for name in rules.counts_per_prompt(get_object(selection["_target_"])):
+        if name in selection and selection[name] > held:
             raise BenchError(
-                f"selection.{name}={cfg.selection[name]} is more than each prompt has: num_completions="
-                f"{cfg.num_completions}."
+                f"selection.{name}={selection[name]} is more than each prompt has: num_completions={held}."
             )
-    if (prompts := cfg.task.get("train_prompts")) is not None:
-        refuse_more_than_the_pool(cfg, prompts)
+    if (prompts := config["task"].get("train_prompts")) is not None:
+        refuse_more_than_the_pool(config, prompts)
 
 
 def refuse_more_than_the_pool(config: Mapping[str, Any], prompts: int) -> None:

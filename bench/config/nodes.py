@@ -1,6 +1,7 @@
 """Checks of the nodes of a configuration: what a `_target_` names, its settings, and the values that they may have."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from hydra._internal.utils import _locate
@@ -31,10 +32,10 @@ def resolved(cfg: DictConfig) -> Any:
 
 def check_node(key: str, node: Any) -> None:
     """Refuse settings that the function of a configured part lacks or does not allow, in the parts inside it too."""
-    if not isinstance(node, DictConfig | ListConfig):
+    if not isinstance(node, Mapping | list | ListConfig):
         return
-    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
-    if isinstance(node, DictConfig) and "_target_" in node:
+    names: list[Any] = list(node) if isinstance(node, Mapping) else list(range(len(node)))
+    if isinstance(node, Mapping) and "_target_" in node:
         settings = [str(name) for name in names if name not in ("_target_", "_partial_")]
         function = target(key, node)
         _check_partial(key, node, function)
@@ -66,7 +67,7 @@ def target(key: str, node: Any) -> Any:
     return found
 
 
-def _check_partial(key: str, node: DictConfig, function: Any) -> None:
+def _check_partial(key: str, node: Mapping[str, Any], function: Any) -> None:
     """BenchError where a function that needs artifacts would be called at once, or a class be made too late."""
     expected = not inspect.isclass(function) and any(
         parameter.kind == parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
@@ -80,15 +81,16 @@ def _check_partial(key: str, node: DictConfig, function: Any) -> None:
         )
 
 
-def _refuse_missing(key: str, node: DictConfig, function: Any) -> None:
+def _refuse_missing(key: str, node: Mapping[str, Any], function: Any) -> None:
     """BenchError for a setting without a default that is not given, and that who calls the function does not supply.
 
     What calls a part inside a part may supply more: there, only settings with a rule are known to be settings.
     """
     group, known = next((name for name in reversed(key.split(".")) if name in SUPPLIED), ""), rules(function)
     inside, given = "." in key and node.get("_partial_", False), {*map(str, node), *SUPPLIED.get(group, ())}
+    parameters = inspect.signature(function).parameters
     for name in _settings_of(function):
-        needed = inspect.signature(function).parameters[name].default is inspect.Parameter.empty
+        needed = parameters[name].default is inspect.Parameter.empty
         if needed and name not in given and (name in known or not inside):
             allowed = f": it must be {known[name].description}" if name in known else ""
             raise BenchError(
@@ -112,7 +114,7 @@ def refuse(key: str, value: Any, rule: Rule) -> None:
 
 def shown(value: Any) -> str:
     """The value as on the command line; a part as the name of its function, another mapping as its names."""
-    if isinstance(value, DictConfig):
+    if isinstance(value, Mapping):
         names = ", ".join(str(name) for name in value)
         return str(value["_target_"]).rsplit(".", 1)[-1] if "_target_" in value else f"{{{names}}}"
     if isinstance(value, bool):

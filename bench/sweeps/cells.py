@@ -61,7 +61,7 @@ class Cell:
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
         """The parts of the experiment, built but not yet called."""
-        return checks.build_parts(self.cfg)
+        return checks.build_parts(self.config)
 
 
 @dataclass(frozen=True)
