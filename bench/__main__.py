@@ -17,6 +17,7 @@ options, before the settings:
 import argparse
 import ast
 import contextlib
+import functools
 import gc
 import io
 import itertools
@@ -25,12 +26,18 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from omegaconf import DictConfig
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log, run_job
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import checks, compose
@@ -53,10 +60,6 @@ _failed: list[Exception] = []  # what ended the experiment and is no mistake in 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def experiment(cfg: DictConfig) -> None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-
     from bench.launching.runner import run_cell, run_experiment
 
     try:
@@ -95,8 +98,7 @@ def main() -> None:
         elif several or plan_only:
             sweep(arguments.overrides, plan_only=plan_only)
         else:
-            _check_alone(arguments.overrides)
-            _run()
+            _run_alone(arguments.overrides)
     if _failed:
         raise _failed.pop()
 
@@ -124,20 +126,35 @@ def _listed(descriptions: Mapping[str, str]) -> list[str]:
     return [f"  {name:{width}}{words}".rstrip() for name, words in sorted(descriptions.items())]
 
 
-def _check_alone(overrides: list[str]) -> None:
-    """BenchError where the settings of one experiment are wrong, or are those of a sweep."""
-    with understood(overrides), composing(CONF):
-        cfg = compose_one(overrides)
-    for override in overrides:
-        if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
-            raise BenchError(f"{override} is for several runs: add -m before the settings, or sweep=NAME.")
-    checks.check(cfg)
+def _run_alone(overrides: list[str]) -> None:
+    """Run one experiment. BenchError where its settings are wrong, or are those of a sweep."""
+    with composing(CONF):
+        with understood(overrides):
+            cfg = compose_one(overrides, with_hydra=True)
+        for override in overrides:
+            if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
+                raise BenchError(f"{override} is for several runs: add -m before the settings, or sweep=NAME.")
+        checks.check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+        if cfg.hydra.mode is None and not cfg.hydra.verbose:
+            _run(functools.partial(_run_composed, cfg))
+            return
+    _run(experiment)  # Hydra is to say what it does, or an experiment of one's own chose a sweep
 
 
-def _run() -> None:
+def _run_composed(cfg: DictConfig) -> None:
+    """Do what Hydra does to run `experiment`, where it would compose the configuration two more times."""
+    configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
+    context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(cfg))
+    context.callbacks.on_run_start(config=cfg, config_name="config")
+    ended = run_job(experiment, cfg, "hydra.run.dir", None, context)
+    context.callbacks.on_run_end(config=cfg, config_name="config", job_return=ended)
+    _ = ended.return_value  # raises what `experiment` raised
+
+
+def _run(task: Callable[[], object]) -> None:
     """Let Hydra run; BenchError where a folder that it is to make can't be made."""
     try:
-        experiment()
+        task()
     except OSError as error:
         frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
         last = next(path for path in reversed(frames) if path.stem not in ("pathlib", "os"))
@@ -166,7 +183,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
     launch.check(overrides, CONF, devices=not plan_only)
     if listed is None:  # the sweeper chooses its cells as it goes
         if not plan_only:
-            _run()
+            _run(experiment)
         return
     print(plan.summary(listed), flush=True)
     if plan_only:
@@ -176,7 +193,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
             refuse_early(cell.cfg, cell.parts)
     number([cell.folder for cell in listed])
     _leave_out_of_labels(listed[0].fixed)
-    _run()
+    _run(experiment)
     from bench.reporting.console import conclusion
 
     print(conclusion(listed))
@@ -194,7 +211,7 @@ def run_search(definition: "Search", *, plan_only: bool) -> None:
     if plan_only:
         return
     _leave_out_of_labels(definition.fixed_keys)
-    _run()
+    _run(experiment)
     text, complete = report.conclusion(definition)
     print(text)
     if not complete:

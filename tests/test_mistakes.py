@@ -45,7 +45,7 @@ def said(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> str:
 def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In an empty folder, and no work may begin."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "experiment", lambda: pytest.fail("work began"))
+    monkeypatch.setattr(command, "experiment", lambda *given: pytest.fail("work began"))
 
 
 @pytest.mark.parametrize("given", ["name=ünï", "seed 0", "'seed=0", "outputs/x"])

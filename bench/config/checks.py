@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import arms, rules
@@ -65,20 +66,18 @@ def check(cfg: DictConfig) -> None:
     for key, repeated in REPEATS.items():
         value = _value_of(config, key)
         if value is not ABSENT and value != _value_of(config, repeated):
-            raise BenchError(
-                f"{key}={shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
-            )
+            given = f"{key}={shown(value)}"
+            raise BenchError(f"{given} is not allowed: it only repeats {repeated}; set {repeated} instead.")
     arms.check(config["arms"])
     for part in PARTS:
         if not isinstance(config[part], Mapping) or "_target_" not in config[part]:
-            raise BenchError(
-                f"{part}={shown(config[part])} is no part: choose one of the group, {part}=NAME (see --help)."
-            )
+            given = f"{part}={shown(config[part])}"
+            raise BenchError(f"{given} is no part: choose one of the group, {part}=NAME (see --help).")
         check_node(part, config[part])
     for node in configured({part: config[part] for part in PARTS}):
         if (check_settings := getattr(target("", node), "check_settings", None)) is not None:
             check_settings(config)
-    _numbers_of_samples(config)
+    _numbers_of_samples(cfg)
     _prompts_to_judge_on(config)
     _kept_policies(config)
     _gold_is_no_proxy(config)
@@ -86,13 +85,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def build_parts(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of the experiment, instantiated. BenchError where one refuses its settings.
-
-    cfg: as composed, or resolved.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+    """The parts of the experiment (composed, or resolved too), instantiated. BenchError where one refuses settings."""
     config = resolved(cfg) if isinstance(cfg, DictConfig) else cfg
     try:
         return instantiate({"_convert_": "all", **{name: config[name] for name in PARTS}})
@@ -101,9 +94,6 @@ def build_parts(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_part(cfg: Mapping[str, Any], name: str) -> Any:
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     try:
         return instantiate(cfg[name], _convert_="all")
     except InstantiationException as error:
@@ -131,17 +121,17 @@ def _value_of(config: Any, key: str) -> Any:
     return config
 
 
-def _numbers_of_samples(config: Mapping[str, Any]) -> None:
-    drawn, baseline, evaluation = config["num_completions"], config["baseline_completions"], config["evaluation"]
-    if config["temperature"] == 0 and max(drawn, baseline) > 1:
+def _numbers_of_samples(cfg: DictConfig) -> None:
+    drawn = max(cfg.num_completions, cfg.baseline_completions)
+    if cfg.temperature == 0 and drawn > 1:
         raise BenchError(
-            f"temperature=0 is greedy, so num_completions={drawn} and baseline_completions={baseline} would repeat one "
-            "sample: set both to 1, or a temperature above 0."
+            f"temperature=0 is greedy, so num_completions={cfg.num_completions} and baseline_completions="
+            f"{cfg.baseline_completions} would repeat one sample: set both to 1, or a temperature above 0."
         )
-    if evaluation["kl_completions"] > evaluation["num_completions"]:
+    if cfg.evaluation.kl_completions > cfg.evaluation.num_completions:
         raise BenchError(
-            f"evaluation.kl_completions={evaluation['kl_completions']} must be at most evaluation.num_completions="
-            f"{evaluation['num_completions']}."
+            f"evaluation.kl_completions={cfg.evaluation.kl_completions} must be at most "
+            f"evaluation.num_completions={cfg.evaluation.num_completions}."
         )
 
 
@@ -203,9 +193,8 @@ def _more_than_a_pool_holds(config: Mapping[str, Any]) -> None:
     selection, held = config["selection"], config["num_completions"]
     for name in rules.counts_per_prompt(get_object(selection["_target_"])):
         if name in selection and selection[name] > held:
-            raise BenchError(
-                f"selection.{name}={selection[name]} is more than each prompt has: num_completions={held}."
-            )
+            given = f"selection.{name}={selection[name]}"
+            raise BenchError(f"{given} is more than each prompt has: num_completions={held}.")
     if (prompts := config["task"].get("train_prompts")) is not None:
         refuse_more_than_the_pool(config, prompts)
 

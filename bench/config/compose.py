@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
@@ -28,9 +34,6 @@ LAUNCHERS = "hydra/launcher"  # installed plugins add choices, which messages le
 
 def install_plugins() -> None:
     """Register our launchers and our sweeper with Hydra, and prefer our presets to those of other plugins."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
     for place in ("launching", "search"):
         if (folder := str(BENCH / place / "plugin")) not in sys.path:
             sys.path.append(folder)
@@ -108,20 +111,15 @@ def _malformed(overrides: Sequence[str]) -> str | None:
 @contextlib.contextmanager
 def composing(conf: str) -> Iterator[None]:
     """Let Hydra compose from the folder `conf`, or, inside a Hydra application, from the application's folder."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     if GlobalHydra.instance().is_initialized():
         yield
     else:
-        with initialize_config_dir(conf, version_base="1.3"):
+        with initialize_config_dir(conf, "__main__", version_base="1.3"):  # hydra.job.name, as hydra.main sets it
             yield
 
 
-def compose_one(overrides: list[str]) -> DictConfig:
+def compose_one(overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
     """The configuration of one experiment. BenchError for a selection beside pairs, or a grid without sweep=."""
-    from hydra import compose
-
     cfg = compose("config", overrides, return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
     if None not in (chosen.get("pairs"), chosen.get("selection")):
@@ -131,8 +129,9 @@ def compose_one(overrides: list[str]) -> DictConfig:
         )
     if chosen.get("sweep") is None and (cfg.hydra.mode or cfg.hydra.sweeper.get("params")):
         raise BenchError("hydra.mode and hydra.sweeper.params go into a file of sweeps/, which sweep=NAME runs.")
-    with open_dict(cfg):
-        del cfg["hydra"]
+    if not with_hydra:
+        with open_dict(cfg):
+            del cfg["hydra"]
     return cfg
 
 
@@ -149,10 +148,6 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration with these overrides, which must not sweep. Raises Hydra's exceptions."""
-        from hydra._internal.config_loader_impl import ConfigLoaderImpl
-        from hydra.core.global_hydra import GlobalHydra
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         loader = GlobalHydra.instance().config_loader()
         values: list[Any] = []
         choices: list[Any] = []
@@ -174,8 +169,6 @@ def choices(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
     """Group -> its choices -> the first line of their files. overrides: their hydra.searchpath may add choices."""
     folders = [CONF]
     if overrides:
-        from hydra import compose
-
         with understood(overrides), composing(CONF):
             sources = compose("config", list(overrides), return_hydra_config=True).hydra.runtime.config_sources
         folders = [source.path for source in sources if source.schema == "file"]
@@ -196,8 +189,6 @@ def defaults() -> dict[str, tuple[str, str]]:
 
 def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     """One sentence on a mistake in the settings. arguments: the command line."""
-    from hydra.errors import OverrideParseException
-
     text = str(error)
     if malformed := _malformed(arguments):
         return malformed
@@ -268,8 +259,6 @@ def _near(key: str, arguments: Sequence[str]) -> str:
         or (_is_group(argument.partition("=")[0].lstrip("+")) and "," not in argument)
     ]
     try:
-        from hydra import compose
-
         with composing(CONF):
             known = list(_flatten(OmegaConf.to_container(compose("config", choices))))
     except (HydraException, OmegaConfBaseException, ValueError):  # the choices are wrong, too

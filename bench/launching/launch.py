@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bench.config.compose import LAUNCHER_PLUGINS, as_given, understood
+from bench.config.compose import LAUNCHER_PLUGINS, as_given, composing, understood
 from bench.config.keys import run_folder
 from bench.config.nodes import refuse
 from bench.config.rules import rules
@@ -147,12 +149,9 @@ def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:
 
 def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
     """BenchError where the launcher of these settings can't launch: a value or, if `devices`, this machine is unfit."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import get_object
-
     concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|hydra\.searchpath=|threads=\d+$)")
     chosen = [override for override in overrides if concerned.match(override)]
-    with understood(chosen), initialize_config_dir(conf, version_base="1.3"):
+    with understood(chosen), composing(conf):
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     target = settings.pop("_target_")

@@ -8,14 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
 from bench.config.arms import policies
-from bench.config.compose import Composer, as_given, install_plugins, opened, understood
+from bench.config.compose import Composer, as_given, composing, install_plugins, opened, understood
 from bench.config.keys import IMPORTED, configured, folder_of_settings, id_of_settings
 from bench.errors import BenchError
 from bench.models.adapters import STAGE as ADAPTED
@@ -25,9 +30,6 @@ from bench.records.fingerprint import DATA_KEY, data_key, is_current
 from bench.records.read import TIMES, changed, failure, is_finished, missing_records, read_config, read_metrics, seconds
 from bench.store.files import BUSY, claim, holder, unfinished
 from bench.store.reading import read_lineage
-
-if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
 
 FROM_FOLDER = "bench.policies.from_folder"
 MODELS = (  # the parts whose setting `model` may name a folder
@@ -78,17 +80,11 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
 
     Raises BenchError, or one of Hydra's exceptions, where any cell can't run.
     """
-    from hydra import initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.types import RunMode
-
     install_plugins()
     overrides = opened(overrides)
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
-    with understood(overrides), initialize_config_dir(conf, version_base="1.3"):
+    with understood(overrides), composing(conf):
         loader = GlobalHydra.instance().config_loader()
         sweeper = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN).hydra.sweeper
         if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
@@ -114,7 +110,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     return list(distinct.values())
 
 
-def refuse_given_twice(given: "Sequence[Override]") -> None:
+def refuse_given_twice(given: Sequence[Override]) -> None:
     """BenchError for an axis that is given twice, with other values: only the last would count."""
     axes: dict[str, dict[str, None]] = {}
     for override in given:
