@@ -208,7 +208,7 @@ def test_the_baseline_is_the_experiment_without_a_search(tmp_path: Path):
 
 def test_a_baseline_among_listed_values_is_the_first_trial(tmp_path: Path):
     """A number, true or null, which Optuna knows by their texts."""
-    listed = ["num_completions=8,16", "training.packing=true,false", "training.micro_batch_size=4,null"]
+    listed = ["num_completions=8,16", "training.gradient_checkpointing=true,false", "training.micro_batch_size=4,null"]
     found, cells = reads(tmp_path, *listed, "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2"), Cells()
     loop.run(found, cells)
     assert now(found).trials[0].cell.folder == found.cell(found.baseline).folder
