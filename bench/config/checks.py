@@ -55,11 +55,9 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(f"{unknown[0]} is not a setting; there are {', '.join(SETTINGS)} and those of its parts{near}")
     missing = [*(key for key in (*PARTS, *SETTINGS) if key not in cfg), *without_value(OmegaConf.to_container(cfg))]
     if missing:
-        if missing[0] in PARTS:
-            raise BenchError(
-                f"{missing[0]} can't be left out: choose one of the group, {missing[0]}=NAME (see --help)."
-            )
-        raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
+        if (key := missing[0]) in PARTS:
+            raise BenchError(f"{key} can't be left out: choose one of the group, {key}=NAME (see --help).")
+        raise BenchError(f"{key} has no value; give one: {key}=VALUE.")
     config = resolved(cfg)
     for key, rule in RULES.items():
         refuse(key, config[key], rule)
@@ -136,8 +134,7 @@ def _numbers_of_samples(cfg: DictConfig) -> None:
 
 
 def _prompts_to_judge_on(config: Mapping[str, Any]) -> None:
-    split = config["split"]
-    judges = f"task.{split}_prompts"
+    split, judges = config["split"], f"task.{config['split']}_prompts"
     if _value_of(config, judges) not in (ABSENT, None) and _value_of(config, judges) < 2:
         raise BenchError(f"{judges}={_value_of(config, judges)} is not allowed with split={split}: intervals need 2.")
     if _value_of(config, "procedure.stop") == split:

@@ -149,8 +149,7 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration with these overrides, which must not sweep. Raises Hydra's exceptions."""
         loader = GlobalHydra.instance().config_loader()
-        values: list[Any] = []
-        choices: list[Any] = []
+        values, choices = list[Any](), list[Any]()
         for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
             key = override.key_or_group
             if key not in self._is_group:

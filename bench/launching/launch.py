@@ -150,7 +150,8 @@ def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:
 def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
     """BenchError where the launcher of these settings can't launch: a value or, if `devices`, this machine is unfit."""
     concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|hydra\.searchpath=|threads=\d+$)")
-    chosen = [override for override in overrides if concerned.match(override)]
+    if not (chosen := [override for override in overrides if concerned.match(override)]):
+        return  # Hydra's own
     with understood(chosen), composing(conf):
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)

@@ -130,6 +130,8 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
     with composing(conf):
         of_hydra = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
         named = [override for override in overrides if override.lstrip("+").startswith("sweep=")]
+        if not named and not of_hydra:
+            return None  # Hydra's own sweeper
         node = compose("config", [*named, *of_hydra], return_hydra_config=True).hydra.sweeper
         if node.get("_target_") != f"{SWEEPER_PLUGINS}.OptunaSearch":
             return None
@@ -176,9 +178,8 @@ def _check(search: Search) -> None:
     try:
         check_cell(search.cell(search.baseline))
     except BenchError as error:
-        raise BenchError(
-            f"The experiment without a search, which is judged at its end, can't be run: {error}"
-        ) from error
+        judged = "The experiment without a search, which is judged at its end, can't be run"
+        raise BenchError(f"{judged}: {error}") from error
     for key, distribution in search.space.items():
         for value in extremes(distribution):
             check_cell(search.cell(search.baseline | {key: value}))

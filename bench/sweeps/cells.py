@@ -118,9 +118,8 @@ def refuse_given_twice(given: Sequence[Override]) -> None:
             axes.setdefault(override.get_key_element(), {})[str(override.input_line)] = None
     for key, lines in axes.items():
         if len(lines) > 1:
-            raise BenchError(
-                f"{key} is given {len(lines)} times ({' '.join(lines)}); give it once, with all its values."
-            )
+            twice = f"{key} is given {len(lines)} times ({' '.join(lines)})"
+            raise BenchError(f"{twice}; give it once, with all its values.")
 
 
 numbers: dict[Path, str] = {}  # what lines of the cells of a sweep begin with, by their folders
