@@ -259,5 +259,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(10_000)  # a tenth of the time that imports take is a search for garbage, of which they leave none
     main()
     gc.freeze()  # or Python would look through what torch made once more before it exits, for seconds
