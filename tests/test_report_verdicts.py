@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from made_runs import made_run
 
+from bench.estimators.compute import first_reached
 from bench.records.read import Run
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.exhibits.harness import transfers
-from bench.reporting.exhibits.verdicts import kl_at
 from bench.reporting.groups import grouped
 
 
@@ -124,7 +124,7 @@ def test_over_optimisation_and_unscored_completions_are_said(run: Run):
 
 def test_the_kl_at_equal_accuracy_is_interpolated():
     accuracy, kl = np.array([[0.2, 0.4, 0.6]]), np.array([[0.0, 0.1, 0.5]])
-    at = [float(kl_at(accuracy, kl, np.array([wanted]))[0]) for wanted in (0.1, 0.4, 0.5, 0.7)]
+    at = [float(first_reached(accuracy, kl, np.array([wanted]))[0]) for wanted in (0.1, 0.4, 0.5, 0.7)]
     assert at == pytest.approx([0.0, 0.1, 0.3, np.inf])
 
 

@@ -172,10 +172,11 @@ def break_even(
     tail = tail_of(level)
     columns = of_same_prompts(np.column_stack([best_of_n, fine_tuned]))
     means = resampled_means(columns, rng, resamples=resamples)
-    crossings = _crossings(sizes, means[:, :-1], means[:, -1])
+    log_n = np.log(sizes)[None]
+    crossings = np.exp(first_reached(means[:, :-1], log_n, means[:, -1]))
     low, high = (float(end) for end in np.quantile(crossings, [tail, 1 - tail], method="nearest"))
     centre = np.nanmean(columns, axis=0)
-    middle = float(_crossings(sizes, centre[None, :-1], centre[-1:])[0])
+    middle = float(np.exp(first_reached(centre[None, :-1], log_n, centre[-1:])[0]))
     queries, most, fewest = (
         None if end - 1 < 1e-9 else _queries(costs, end)  # a single sample is not scored
         for end in (middle, low, high)
@@ -197,9 +198,7 @@ def _count(queries: int | None) -> str:
 
 def _queries(costs: Costs, n: float) -> int | None:
     """Return Q* at this n, or None where fine-tuning never pays."""
-    if math.isinf(n):
-        return None
-    if n - 1 < 1e-9 and costs.reward_parameters == 0:  # one sample per query, up to rounding: nothing is saved
+    if math.isinf(n) or (n - 1 < 1e-9 and costs.reward_parameters == 0):  # one sample a query, up to rounding
         return None
     c = costs
     lengths = c.prompt_tokens, c.completion_tokens
@@ -208,14 +207,15 @@ def _queries(costs: Costs, n: float) -> int | None:
     return math.ceil(fine_tuning_flops(costs) / saved) if saved > 0 else None
 
 
-def _crossings(sizes: np.ndarray, curves: np.ndarray, quality: np.ndarray) -> np.ndarray:
-    """Return [B]: where each of the curves [B, K] first reaches its quality [B], linear in log n; inf where never."""
-    reached = curves >= quality[:, None]
+def first_reached(curves: np.ndarray, x: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return [B]: the x where each of the curves [B, K] first reaches `wanted` [B], linear in between; inf where never.
+
+    x: [B, K], or [1, K] for all curves. A curve that begins above what is wanted gives its first x.
+    """
+    x = np.broadcast_to(x, curves.shape)
+    reached = curves >= wanted[:, None]
     first = reached.argmax(axis=1)
-    rows = np.arange(len(curves))
-    before = np.maximum(first - 1, 0)
+    rows, before = np.arange(len(curves)), np.maximum(first - 1, 0)
     rise = curves[rows, first] - curves[rows, before]
-    part = np.divide(quality - curves[rows, before], rise, out=np.zeros(len(curves)), where=rise > 0)
-    log_n = np.log(sizes)
-    crossings = np.exp(log_n[before] + part * (log_n[first] - log_n[before]))
-    return np.where(reached.any(axis=1), crossings, np.inf)
+    part = np.divide(wanted - curves[rows, before], rise, out=np.zeros(len(rise)), where=rise > 0)
+    return np.where(reached.any(axis=1), x[rows, before] + part * (x[rows, first] - x[rows, before]), np.inf)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.estimators.bootstrap import resampled_means
+from bench.estimators.compute import first_reached
 from bench.records.read import short
 from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, of_groups, primary_of, shared_seeds
 from bench.reporting.exhibit import shows
@@ -95,31 +96,17 @@ def _of_equal_kl(group: Group) -> list[str]:
     if not len(values):
         return []  # completions from elsewhere, whose KL is not known
     centre = values.mean(axis=0)
-    at = float(kl_at(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
+    at = float(first_reached(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
     distance = f"The tuned policy's KL from the base is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence"
     if not math.isfinite(at):
         return [f"{distance}; no Best-of-n up to n = {sizes[-1]} is shown to be as accurate."]
     if centre[-1] <= centre[0]:
         return [f"{distance}."]
     means = resampled_means(values, generator(0, "equal accuracy"))
-    resampled = kl_at(means[:, :k], means[:, k:-1], means[:, -1])
+    resampled = first_reached(means[:, :k], means[:, k:-1], means[:, -1])
     low, high = (float(end) for end in np.quantile(resampled, [0.025, 0.975], method="nearest"))
     end = short(high) if math.isfinite(high) else f"beyond n = {sizes[-1]}"
     return [f"{distance}; Best-of-n reaches the same accuracy at {short(at)} [{short(max(low, 0.0))}, {end}] nats."]
-
-
-def kl_at(accuracy: np.ndarray, kl: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """[B]: KL where each accuracy curve [B, K] first reaches `wanted` [B], linear in between; inf where it never does.
-
-    A curve that begins above it gives its first KL.
-    """
-    reached = accuracy >= wanted[:, None]
-    first = reached.argmax(axis=1)
-    rows, before = np.arange(len(accuracy)), np.maximum(first - 1, 0)
-    rise = accuracy[rows, first] - accuracy[rows, before]
-    part = np.divide(wanted - accuracy[rows, before], rise, out=np.zeros(len(rise)), where=rise > 0)
-    at = kl[rows, before] + part * (kl[rows, first] - kl[rows, before])
-    return np.where(reached.any(axis=1), at, np.inf)
 
 
 def names(groups: Sequence[Group]) -> dict[str, Group]:
