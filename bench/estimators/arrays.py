@@ -42,14 +42,10 @@ def as_floats(name: str, values: Any, shape: str) -> np.ndarray:
     if array.ndim != shape.count(",") + 1 or array.size == 0:
         raise ValueError(f"{name} has shape {list(array.shape)}; a non-empty array {shape} is expected")
     array = array.astype(np.float64, copy=False)
-    finite = np.isfinite(array)
-    if not finite.all():
-        if np.isinf(array).any():
-            raise ValueError(
-                f"{name} {list(array.shape)} holds an infinity; finite numbers are expected, NaN for unscored"
-            )
-        if not finite.any():
-            raise ValueError(f"{name} {list(array.shape)} holds only NaN; at least one number is expected")
+    if np.isinf(array).any():
+        raise ValueError(f"{name} {list(array.shape)} holds an infinity; finite numbers are expected, NaN for unscored")
+    if np.isnan(array).all():
+        raise ValueError(f"{name} {list(array.shape)} holds only NaN; at least one number is expected")
     return array
 
 

@@ -138,23 +138,20 @@ def audit_verifier(
             raise ValueError(f"stratum {name:g} must have completions of one verdict, and at least one label by hand")
         accepted[place] = verdicts[inside][0] == 1
         rates.append(_stratum_rate(labels[here], 1 / counts[rows[here]], rows[here], here.sum() / inside.sum(), level))
-    share, low, high = np.array(rates).T  # [H] each
+    right = np.array(rates)  # [H, 3]
+    wrong = 1 - right[:, [0, 2, 1]]
+    share, low, high = right.T  # [H] each
     accuracy = float(weight @ share)
     below, above = weight * (share - low), weight * (high - share)
     expected, between = shares @ share, share * (1 - share)
     of_prompts = (expected.var(ddof=1) + weight @ between) / len(shares) if len(shares) > 1 else math.nan
     margin = t_quantile(1 - tail_of(level), max(len(shares) - 1, 1)) ** 2 * of_prompts
     ends = (accuracy - math.sqrt((below**2).sum() + margin), accuracy + math.sqrt((above**2).sum() + margin))
-    part = [_masses(weight[chosen], share[chosen], low[chosen], high[chosen]) for chosen in (accepted, ~accepted)]
-    wrong = [
-        _masses(weight[chosen], 1 - share[chosen], 1 - high[chosen], 1 - low[chosen])
-        for chosen in (~accepted, accepted)
-    ]
     return VerifierAudit(
         apparent=float(weight[accepted].sum()),
         accuracy=Rate(accuracy, max(ends[0], 0.0), min(ends[1], 1.0)),
-        sensitivity=_share_of(*part),
-        specificity=_share_of(*wrong),
+        sensitivity=_share_of(*(_mass(weight[some], right[some]) for some in (accepted, ~accepted))),
+        specificity=_share_of(*(_mass(weight[some], wrong[some]) for some in (~accepted, accepted))),
         labels=len(labels),
     )
 
@@ -233,8 +230,9 @@ def _stratum_rate(labels: np.ndarray, weights: np.ndarray, prompts: np.ndarray, 
     return Rate(share, share - narrower * (share - low), share + narrower * (high - share))
 
 
-def _masses(weight: np.ndarray, share: np.ndarray, low: np.ndarray, high: np.ndarray) -> Rate:
-    """Return Σ W p over some strata, with its interval."""
+def _mass(weight: np.ndarray, rates: np.ndarray) -> Rate:
+    """Return Σ W p over some strata, with its interval. rates: [H, 3], each stratum's p and its ends."""
+    share, low, high = rates.T
     mass = float(weight @ share)
     below, above = (math.sqrt(((weight * ends) ** 2).sum()) for ends in (share - low, high - share))
     return Rate(mass, max(mass - below, 0.0), mass + above)

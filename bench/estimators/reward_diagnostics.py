@@ -165,11 +165,9 @@ def reliability(
     drawn = np.split(resampled_means(np.concatenate(sums, axis=1), rng, resamples=resamples), 3, axis=1)  # [B, K]
     drawn[0][drawn[0] < 0.5 / units] = 0  # rounding: this resample has no completion in the bin
     draws = _observed_and_error(*drawn)
-    ends = [np.full(bins, np.nan), np.full(bins, np.nan)]
-    for k in np.flatnonzero(count):
-        values = draws[0][:, k][~np.isnan(draws[0][:, k])]
-        ends[0][k], ends[1][k] = np.quantile(values, [tail, 1 - tail])
-    error_low, error_high = np.quantile(draws[1][~np.isnan(draws[1])], [tail, 1 - tail])
+    ends = np.full((2, bins), np.nan)
+    ends[:, count > 0] = np.nanquantile(draws[0][:, count > 0], [tail, 1 - tail], axis=0)
+    error_low, error_high = np.nanquantile(draws[1], [tail, 1 - tail])
     _, error = _observed_and_error(count[None], expected[None], observed[None])
     return Reliability(
         expected=_ratio(expected, count),

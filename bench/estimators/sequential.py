@@ -192,12 +192,9 @@ def _orders(refused: int, enough: int, limit: int, block: int) -> dict[tuple[flo
             for more in range(free + 1):
                 after[before + more] = after.get(before + more, 0) + ways * math.comb(free, more)
         drawn = end
-        going = {}
-        for accepted, ways in after.items():
-            if accepted >= enough or drawn == limit:
-                stops[drawn, accepted] = ways
-            else:
-                going[accepted] = ways
+        stopped = [accepted for accepted in after if accepted >= enough or drawn == limit]
+        stops |= {(drawn, accepted): after.pop(accepted) for accepted in stopped}
+        going = after
     return stops
 
 

@@ -179,13 +179,12 @@ def _credit(
         return 0.0
     width = classes + 1
     cells = (codes[subsets] + width * np.arange(len(subsets))[:, None]).ravel()
-    shape = (len(subsets), width)
-    score: np.ndarray
-    count = np.bincount(cells, minlength=shape[0] * width).reshape(shape)[:, :classes]
-    if weight is None:
-        score = count
-    else:
-        score = np.bincount(cells, weight[subsets].ravel(), shape[0] * width).reshape(shape)[:, :classes]
+
+    def summed(weights: np.ndarray | None) -> np.ndarray:
+        return np.bincount(cells, weights, len(subsets) * width).reshape(-1, width)[:, :classes]
+
+    count = summed(None)
+    score = count if weight is None else summed(weight[subsets].ravel())
     score = np.where(count > 0, score, -np.inf)  # an absent answer may not win over a negative sum
     best = score.max(axis=1, keepdims=True)
     # equal sums added in another order stay tied; small sums differ beside a large one that was not drawn
