@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 
 from bench.errors import BenchError, printable, quoted
-from bench.estimators.audit import VerifierAudit, agreement_table, audit_verifier, stratified_sample
+from bench.estimators.audit import agreement_table, audit_verifier, stratified_sample
 from bench.estimators.bootstrap import bootstrap_interval
 from bench.pools.arrays import PoolArrays, options_of, read, runs_of, whole_of
 from bench.pools.columns import VERDICTS, whole_number
 from bench.pools.export import pool_rows
-from bench.pools.readers import long_cells
+from bench.pools.readers import LONGEST
 from bench.records.read import Estimate
 from bench.reporting.tables import markdown
 from bench.seeds import generator
 from bench.store import write_durably
+from bench.tasks.files import long_cells
 
 USAGE = "python -m bench.pools audit --help"
 SHEET, DISAGREEMENTS, PAGE = "sheet.csv", "disagreements.csv", "audit.md"
@@ -119,9 +120,9 @@ def page(pool: PoolArrays, labels: Mapping[tuple[int, int], float]) -> str:
     table = [
         ("quantity", "value"),
         ("accuracy by the verdicts", str(_apparent(verdicts))),
-        ("accuracy, corrected for the verifier's errors", _with_interval(found, "accuracy")),
-        ("sensitivity: correct completions accepted", _with_interval(found, "sensitivity")),
-        ("specificity: wrong completions rejected", _with_interval(found, "specificity")),
+        ("accuracy, corrected for the verifier's errors", str(Estimate(*found.accuracy))),
+        ("sensitivity: correct completions accepted", str(Estimate(*found.sensitivity))),
+        ("specificity: wrong completions rejected", str(Estimate(*found.specificity))),
     ]
     told = [
         f"The verdicts on {pool.run.folder.name}, audited by {found.labels:,} labels by hand.",
@@ -143,10 +144,6 @@ def _apparent(verdicts: np.ndarray) -> Estimate:
     values = np.nanmean(verdicts[~np.isnan(verdicts).all(axis=1)], axis=1)
     low, high = bootstrap_interval(values, generator(0, "audit", "apparent"), shares=True)
     return Estimate(float(values.mean()), float(low), float(high))
-
-
-def _with_interval(found: VerifierAudit, name: str) -> str:
-    return str(Estimate(*getattr(found, name)))
 
 
 def _agreement(pool: PoolArrays) -> str:
@@ -174,7 +171,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _labels(path: Path, pool: PoolArrays) -> dict[tuple[int, int], float]:
     """(row, column) -> label, of the sheet's rows that have one. BenchError, with the line, for what can't be read."""
     try:
-        with long_cells(), path.open(newline="", encoding="utf-8-sig") as file:
+        with long_cells(LONGEST), path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeError, csv.Error) as error:

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from bench.errors import BenchError, first_line, quoted
 from bench.pools import logs
 from bench.pools.logs import Row
-from bench.tasks.files import refuse_twice
+from bench.tasks.files import long_cells, refuse_twice
 
 DATASET = "dataset"  # a folder that Hugging Face's datasets saved
 FORMATS = ("jsonl", "json", "csv", "parquet", "lm-eval", "inspect")
@@ -212,18 +212,8 @@ def _of_lm_eval(lines: Iterator[Numbered], choices: logs.Choices, *, said: bool)
             yield Numbered(numbered.number, row)
 
 
-@contextlib.contextmanager
-def long_cells() -> Iterator[None]:
-    """Let Python's csv read cells that are as long as a line may be."""
-    before = csv.field_size_limit(LONGEST)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 def _csv(file: Path) -> Iterator[Numbered]:
-    with long_cells():
+    with long_cells(LONGEST):
         lines = csv.reader(_texts(file), strict=True)
         try:
             header = next(lines, [])

@@ -8,7 +8,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,27 +88,33 @@ def _parquet(file: Path, content: bytes) -> list[Row]:
     return rows
 
 
-def _csv(file: Path, content: str) -> list[Row]:
-    # a field may be as long as the file; the limit is the process's
-    before = csv.field_size_limit(max(len(content), 1))
+@contextmanager
+def long_cells(most: int) -> Iterator[None]:
+    """Let Python's csv read cells of so many characters; the limit is the process's."""
+    before = csv.field_size_limit(most)
     try:
-        lines = csv.reader(io.StringIO(content, newline=""), strict=True)  # rows end at \n and \r, at nothing else
-        header = next(lines, [])
-        refuse_twice(header, str(file))
-        rows = []
-        for cells in lines:
-            if cells and len(cells) != len(header):
-                raise BenchError(
-                    f"{file}: the row that ends in line {lines.line_num} has {len(cells)} fields, and the header has "
-                    f"{len(header)}."
-                )
-            if cells:  # not an empty line
-                rows.append(dict(zip(header, cells, strict=True)))
-        return rows
-    except csv.Error as error:
-        raise BenchError(f"{file}, line {lines.line_num} is not CSV: {error}.") from error
+        yield
     finally:
         csv.field_size_limit(before)
+
+
+def _csv(file: Path, content: str) -> list[Row]:
+    lines = csv.reader(io.StringIO(content, newline=""), strict=True)  # rows end at \n and \r, at nothing else
+    rows = []
+    try:
+        with long_cells(len(content)):
+            header = next(lines, [])
+            refuse_twice(header, str(file))
+            for cells in filter(None, lines):  # not an empty line
+                if len(cells) != len(header):
+                    raise BenchError(
+                        f"{file}: the row that ends in line {lines.line_num} has {len(cells)} fields, and the header "
+                        f"has {len(header)}."
+                    )
+                rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise BenchError(f"{file}, line {lines.line_num} is not CSV: {error}.") from error
+    return rows
 
 
 def _json(file: Path, content: str) -> list[Row]:
