@@ -60,7 +60,6 @@ class Answers(Judge):
         return [answer is not None and answer == gold for answer, gold in zip(found, golds, strict=True)]
 
     def steps_are_true(self, completion: str) -> bool:
-        """Return whether there is arithmetic, and all of it is true."""
         return arithmetic.steps_are_true(completion)
 
     def path(self, completion: str) -> str | None:

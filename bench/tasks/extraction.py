@@ -96,13 +96,8 @@ def written(value: Fraction) -> str:
     """Return a value as digits: 18, -5, 2.5; a fraction where the decimals do not end: 1/3."""
     if value.denominator == 1:
         return str(value.numerator)
-    places = 0
-    for factor in (2, 5):
-        power, rest = 0, value.denominator
-        while rest % factor == 0:
-            power, rest = power + 1, rest // factor
-        places = max(places, power)
-    if 10**places % value.denominator:
+    places = next((n for n in range(value.denominator.bit_length()) if 10**n % value.denominator == 0), None)
+    if places is None:
         return str(value)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
@@ -261,15 +256,14 @@ def _value(found: re.Match) -> Fraction | None:
     parts = found.groupdict()
     if len(found[0]) > LONGEST:
         return None
-    if parts["whole"] is not None:
-        top, bottom = Fraction(parts["over"]), Fraction(parts["under"])
-        value = Fraction(parts["whole"]) + top / bottom if bottom else None
-    elif parts["top"] is not None:
-        top, bottom = Fraction(parts["top"]), Fraction(parts["bottom"])
-        value = top / bottom if bottom else None
-    else:
-        value = Fraction(parts["value"])
-    if value is None:
+    try:
+        if parts["whole"] is not None:
+            value = Fraction(parts["whole"]) + Fraction(parts["over"]) / Fraction(parts["under"])
+        elif parts["top"] is not None:
+            value = Fraction(parts["top"]) / Fraction(parts["bottom"])
+        else:
+            value = Fraction(parts["value"])
+    except ZeroDivisionError:
         return None
     power = int(parts["power"] or parts["exponent"] or 0)
     value *= Fraction(10) ** power * SCALES.get((parts["scale"] or "").strip().lower(), 1)

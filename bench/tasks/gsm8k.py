@@ -47,5 +47,4 @@ class Gsm8k(SolvedRows):
         return None if answer is None else Example(name, question, self.chat(question), answer, worked)
 
     def with_hint(self, prompts: Prompts) -> Prompts:
-        """Return the prompts with their answers as hints, under ids of their own."""
         return hinted(prompts, "\n\n(The answer is {}.)")

@@ -77,5 +77,4 @@ class Math500(SolvedRows):
         return Example(name, problem, self.chat(problem), answer.strip(), solution) if answer else None
 
     def with_hint(self, prompts: Prompts) -> Prompts:
-        """Return the prompts with their answers as hints, under ids of their own."""
         return hinted(prompts, "\n\n(The answer is ${}$.)")

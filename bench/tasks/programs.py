@@ -59,9 +59,7 @@ class Programs(Judge):
         """
         completion = after_thinking(completion)
         head = _opened_by_prompt(completion)
-        if head is not None and (
-            _is_program(head, function) or (stub and head[:1].isspace() and _unparsed(stub + head))
-        ):
+        if _is_program(head, function) or (stub and head[:1].isspace() and _unparsed(stub + head)):
             return head
         blocks = python_blocks(completion)
         if blocks and DEFINITION.search(completion) and _unparsed(completion) is not None:
@@ -91,7 +89,7 @@ class Programs(Judge):
 
     def extract_answer(self, completion: str) -> str | None:
         """Return a hash of the program without comments and layout; None where it is not Python."""
-        program = _unparsed(self.program(completion))
+        program = self.path(completion)
         return None if program is None else content_hash(program)
 
     def path(self, completion: str) -> str | None:

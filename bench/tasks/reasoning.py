@@ -102,7 +102,6 @@ class GeneratorScore(Judge):
         return answer.strip().strip("*`").strip() or None
 
     def steps_are_true(self, completion: str) -> bool:
-        """Return whether there is arithmetic, and all of it is true."""
         return arithmetic.steps_are_true(completion)
 
     def path(self, completion: str) -> str | None:
