@@ -9,7 +9,6 @@ tokens: ids, the token ids of each completion (not in an Inspect log); count, th
 """
 
 import json
-import math
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from bench.pools.arrays import PROMPTS, options_of
 from bench.records.completions import completions
 from bench.records.read import Run, read_run
 from bench.store.files import unique_name
+from bench.tasks.files import is_missing
 
 REWARD = "reward"
 
@@ -89,7 +89,7 @@ def pool_rows(run: Run, split: str, store: Path | None, *, token_ids: bool = Fal
     dropped = ["policy", *([REWARD] if rewards else [])]
     rows = []
     for row in renamed.drop(columns=dropped).to_dict("records"):
-        known = {str(name): value for name, value in row.items() if not _is_missing(value)}
+        known = {str(name): value for name, value in row.items() if not is_missing(value) and value != []}
         if known.get("finish_reason") == UNKNOWN:
             del known["finish_reason"]
         known |= about.get(str(row["id"]), {})
@@ -97,10 +97,6 @@ def pool_rows(run: Run, split: str, store: Path | None, *, token_ids: bool = Fal
             known["tokens"] = int(known["tokens"])
         rows.append(known)
     return rows
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
 def _prompts(run: Run, split: str) -> dict[str, dict[str, str]]:

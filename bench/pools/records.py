@@ -155,14 +155,12 @@ def measures(imported: Imported) -> dict[Measure, np.ndarray]:
         if imported.rewards:
             others[LABELS] = gold
     for name, values in others.items():
-        more = of_best_of_n(imported.graded(values), sizes)
         same = ("accuracy", "proxy", "win_rate") if name == LABELS else ()  # pass@n has them
-        kept = {
-            measure: value
-            for measure, value in more.items()
+        found |= {
+            measure._replace(method=f"best_of_n@{name}"): value
+            for measure, value in of_best_of_n(imported.graded(values), sizes).items()
             if measure.method == "best_of_n" and measure.metric not in same
         }
-        found |= {measure._replace(method=f"best_of_n@{name}"): value for measure, value in kept.items()}
     if has_votes:
         found |= over("sampler", "majority", "accuracy", sizes, majority_at_k(imported.votes, gold, sizes))
         for name, values in imported.rewards.items() if imported.weighs_votes else ():
