@@ -18,7 +18,6 @@ import os
 import queue
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -84,8 +83,8 @@ class Sandbox:
     def __init__(self, limits: Limits, *, isolation: str = "auto") -> None:
         self.limits = limits
         self.isolation = isolation
-        self._server: subprocess.Popen | None = None
-        self._control: socket.socket | None = None
+        self._control: socket.socket
+        self._open = ExitStack()  # the server and the socket to it
 
     def __enter__(self) -> "Sandbox":
         """Start it with the first way of isolating that works here; a program that must pass proves it."""
@@ -108,7 +107,7 @@ class Sandbox:
                 reasons.append(f"{way}: a program that is right failed; memory_megabytes or cpu_seconds may be too low")
             except SandboxError as error:
                 reasons.append(f"{way}: {error}")
-            self.close()
+            self._open.close()
         raise SandboxError(
             f"No way to isolate untrusted programs works here ({'; '.join(reasons)}). Install bubblewrap, allow user "
             "namespaces, or, where every completion may be trusted with your files and processes, set isolation to "
@@ -117,10 +116,10 @@ class Sandbox:
 
     def _start(self, configuration: dict[str, Any]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.settimeout(self.limits.wall_seconds + GRACE)
+        self._open.enter_context(self._control).settimeout(self.limits.wall_seconds + GRACE)
         configuration |= {"limits": asdict(self.limits)}
         with theirs:
-            self._server = subprocess.Popen(
+            server = subprocess.Popen(
                 [os.path.realpath(sys.executable), "-I", "-S", str(SERVER), json.dumps(configuration)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -129,6 +128,8 @@ class Sandbox:
                 cwd="/",
                 start_new_session=True,  # so that an interrupt from the keyboard reaches only us
             )
+        self._open.enter_context(server)
+        self._open.callback(server.kill)  # all that it started dies with it
         answer = self._receive()
         if not answer["ready"]:
             raise SandboxError(answer["message"])
@@ -153,7 +154,6 @@ class Sandbox:
 
     def _run(self, content: bytes, enough: int) -> tuple[bytes, dict[str, Any]]:
         """What the program wrote, up to about `enough` bytes, and the server's answer."""
-        assert self._control is not None
         output, theirs = os.pipe()
         # a program that goes on writing then gets a broken pipe
         with open(os.memfd_create("job"), "wb") as job, open(output, "rb"):
@@ -170,7 +170,6 @@ class Sandbox:
         return received, self._receive()
 
     def _receive(self) -> dict[str, Any]:
-        assert self._control is not None
         try:
             answer = self._control.recv(1 << 16)
         except OSError as error:
@@ -180,16 +179,7 @@ class Sandbox:
         return json.loads(answer)
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._server is not None:
-            self._server.send_signal(signal.SIGKILL)  # all that it started dies with it
-            self._server.wait()
-            self._server = None
+        self._open.close()
 
 
 def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[str]:
