@@ -198,7 +198,7 @@ def _count(queries: int | None) -> str:
 
 def _queries(costs: Costs, n: float) -> int | None:
     """Return Q* at this n, or None where fine-tuning never pays."""
-    if math.isinf(n) or (n - 1 < 1e-9 and costs.reward_parameters == 0):  # one sample a query, up to rounding
+    if math.isinf(n) or (n - 1 < 1e-9 and costs.reward_parameters == 0):  # one sample per query, up to rounding
         return None
     c = costs
     lengths = c.prompt_tokens, c.completion_tokens
