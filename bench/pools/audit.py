@@ -180,6 +180,7 @@ def _labels(path: Path, pool: PoolArrays) -> dict[tuple[int, int], float]:
     if missing:
         raise BenchError(f"{path} has no column {', '.join(missing)}: give a sheet that bench.pools audit wrote.")
     place = {name: row for row, name in enumerate(pool.ids.tolist())}
+    verdicts, _ = strata(pool)
     labels: dict[tuple[int, int], float] = {}
     for line, row in rows:
         label = (row["label"] or "").strip().lower()
@@ -189,7 +190,7 @@ def _labels(path: Path, pool: PoolArrays) -> dict[tuple[int, int], float]:
             raise BenchError(f"{path}, line {line}: label={quoted(label)} is not allowed: it must be 1, 0 or empty.")
         sample = (row["sample"] or "").strip()
         at = place.get(row["prompt_id"], -1), -1 if (number := whole_number(sample)) is None else number
-        if min(at) < 0 or at[1] >= pool.correct.shape[1] or np.isnan(strata(pool)[0][at]):
+        if min(at) < 0 or at[1] >= pool.correct.shape[1] or np.isnan(verdicts[at]):
             raise BenchError(
                 f"{path}, line {line}: the pool has no judged sample {quoted(sample)} of {quoted(row['prompt_id'])}."
             )
