@@ -205,7 +205,7 @@ def _write(
     left_out = laid.grid.left_out
     records.check(imported, left_out)
     counts: dict[str, float] = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
-    if judged is not None and beside is not None:
+    if beside is not None:
         known = ~(np.isnan(laid.correct) | np.isnan(beside))
         counts["import/judged_agreement"] = float((laid.correct == beside)[known].mean())
     tables: dict[str, Any] = {"prompts.parquet": records.table_of_prompts(prompts)}

@@ -219,11 +219,11 @@ def write(
 def _counts(imported: Imported) -> dict[str, Any]:
     drawn, n = imported.pool.drawn, imported.n
     tokens = imported.lengths[drawn & ~np.isnan(imported.lengths)]
-    solved = np.nan_to_num(imported.gold).max(axis=1) == 0
+    unsolved = np.nan_to_num(imported.gold).max(axis=1) == 0
     return {
         "best_of_n/pool_size": n,
         "best_of_n/proxy_spread": spread(imported.proxy),
-        "best_of_n/prompts_without_correct": float(solved.mean()) if imported.labelled else float("nan"),
+        "best_of_n/prompts_without_correct": float(unsolved.mean()) if imported.labelled else float("nan"),
         "pool/completions": int(drawn.sum()),
         "pool/truncated": imported.pool.truncated,
         "pool/unscored": int((np.isnan(imported.proxy) & drawn).sum()),
