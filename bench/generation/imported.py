@@ -154,7 +154,7 @@ def _build(
     logprobs = (np.where(known, values, np.nan) for values in (found["logprob"], under))
     columns = found | dict(zip(("token_ids", "logprob", "policy_logprob"), (ids, *logprobs), strict=True))
     write_unit(Completions(**columns, key=""), out / FILE)
-    lengths = map(len, tokens.encode(tokenizer, prompts, max_new_tokens=0, context=None))
+    lengths = map(len, tokens.encode(tokenizer, prompts))
     counts = {"completions": int(drawn.sum()), "prompt_tokens": first * sum(lengths), "generated_tokens": 0}
     return {**counts, "flops": flops, "reencoded": int(anew.sum()), "unfaithful": int((anew & ~faithful).sum())}
 

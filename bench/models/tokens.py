@@ -26,7 +26,7 @@ DROPS = re.compile(rb'"type"\s*:\s*"(?:Metaspace|Strip)"')  # decoders that drop
 LOADED_FROM = ("is_local", "local_files_only", "name_or_path")
 
 
-def encode(tokenizer: Any, prompts: Prompts, *, max_new_tokens: int, context: int | None) -> list[list[int]]:
+def encode(tokenizer: Any, prompts: Prompts, *, max_new_tokens: int = 0, context: int | None = None) -> list[list[int]]:
     """Each prompt's token ids. BenchError names the first that leaves no room for max_new_tokens in the context."""
     prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages]
     for name, ids in zip(prompts.id, prompt_ids, strict=True):
@@ -85,7 +85,7 @@ def configured(policy: Policy, tokenizer: Any) -> tuple[set[int], int | None, in
 
 @functools.lru_cache(maxsize=64)
 def _template_thinks(policy: Policy) -> bool:
-    return loading.has_chat_template(policy.path) and "<think" in str(loading.load_tokenizer(policy).chat_template)
+    return "<think" in str(loading.load_tokenizer(policy).chat_template)
 
 
 def opens_thinking(policy: Policy, prompts: Prompts) -> bool:

@@ -17,7 +17,7 @@ from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
 from bench.models.sampler import Sampler
-from bench.models.tokens import distributions_differ, ids_differ, reencoded
+from bench.models.tokens import distributions_differ, encode, ids_differ, reencoded
 from bench.procedures.findings import Findings, Results
 from bench.progress import stage
 from bench.scoring import prepared
@@ -44,11 +44,8 @@ def nll_per_token(policy: Policy, prompts: Prompts, completions: Completions) ->
 @store.stage(version=1, load=lambda out: load_arrays(out / LOGPROBS)["logprob"])
 def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *, out: Path) -> dict[str, float]:
     """[M, N] nats per sequence under the raw policy, kept in the store; see bench.models.logprobs.sequence_logprobs."""
-    from bench.models import chat
-
     save_arrays(out / LOGPROBS, logprob=sequence_logprobs(policy, prompts, completions))
-    tokenizer = loading.load_tokenizer(policy)
-    lengths = np.array([len(chat.encode(tokenizer, messages)) for messages in prompts.messages])
+    lengths = np.array([len(ids) for ids in encode(loading.load_tokenizer(policy), prompts)])
     read = int((lengths[:, None] + completions.length).sum())
     return {"read_tokens": read, "flops": 2 * loading.count_parameters(policy) * read}
 

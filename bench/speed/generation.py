@@ -11,7 +11,6 @@ ids and texts; ours and vllm give log-probabilities too. floor: only the product
 the tokens that ours read and drew, where each prompt is read once.
 """
 
-import argparse
 import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -21,17 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.generation import vllm_engine
-from bench.models import chat, loading
+from bench.models import chat, loading, tokens
 from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.speed import measure as measuring
-from bench.speed.random_llama import random_policy
-from bench.store import Store, using
+from bench.speed.random_llama import embedded_or_random
 from bench.tasks.word_problems import WordProblems
 
 WAYS = ("ours", "generate", "teaching", "vllm")
@@ -79,7 +76,8 @@ def main(arguments: list[str]) -> None:
     dtype = resolve_dtype(options.dtype)
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        policy = _policy(options, Path(scratch))
+        given = loading.folder(options.policy) if options.policy is not None else None
+        policy = given or embedded_or_random(options, Path(scratch))
         model = loading.load_model(policy, dtype=dtype, device=device())
         where = torch.cuda.get_device_name() if device() == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
         print(f"{model.config.model_type}, {model.num_parameters():,} parameters, {dtype}, {where}\n")
@@ -104,22 +102,9 @@ def main(arguments: list[str]) -> None:
     measuring.keep(options.csv, table)
 
 
-def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
-    if options.policy is not None:
-        return loading.folder(options.policy)
-    if options.layers is not None:
-        return random_policy(scratch, options.layers, options.hidden, options.vocabulary)
-    with using(Store(options.store)):
-        return policies.tiny(WordProblems(), seed=0)
-
-
 def prompts_of(rows: int, samples: int) -> Prompts:
     """Training prompts of the default task for so many rows."""
     return WordProblems(train_prompts=max(600, rows // samples)).prompts("train")[: max(1, rows // samples)]
-
-
-def tokens_read(tokenizer: Any, prompts: Prompts) -> int:
-    return sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
 
 
 def compare(
@@ -131,7 +116,7 @@ def compare(
     """
     memory = {name: measuring.peak_memory(partial(way, work, 0), children=name == "vllm") for name, way in ways.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in (*ways, "floor")}
-    read = tokens_read(tokenizer, work.prompts)
+    read = sum(map(len, tokens.encode(tokenizer, work.prompts)))
     for seed in repeats:
         lengths = []
         for name, way in ways.items():
@@ -161,19 +146,15 @@ def _table(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str)
         wall, cpu = rates(own, "wall"), rates(own, "cpu")
         ratios, shares = (rates(own, measure) / rates(turns[other], measure) for other in (reference, "floor"))
         peak = f"{memory[name] / 2**20:,.0f} MiB" if name in memory else ""
-        printout.row(name, _range(wall), _range(cpu), _range(ratios, ".2f"), f"{np.median(shares):.0%}", peak)
+        cells = (measuring.in_words(values, form) for values, form in ((wall, ",.0f"), (cpu, ",.0f"), (ratios, ".2f")))
+        printout.row(name, *cells, f"{np.median(shares):.0%}", peak)
         row: dict[str, Any] = {"way": name, "turns": len(own), "tokens": sum(turn.tokens for turn in own)}
         measured = {"tokens_per_second": wall, "tokens_per_cpu_second": cpu, f"times_{reference}": ratios}
         for column, values in {**measured, "of_floor": shares}.items():
-            ends = {"": np.median(values), "_low": values.min(), "_high": values.max()}
-            row |= {f"{column}{end}": f"{value:.6g}" for end, value in ends.items()}
+            row |= measuring.columns_of(column, values)
         rows.append(row | {"peak_memory_bytes": memory.get(name, "")})
     print()
     return rows
-
-
-def _range(values: np.ndarray, form: str = ",.0f") -> str:
-    return f"{np.median(values):{form}} ({values.min():{form}}, {values.max():{form}})"
 
 
 def _greedy(work: SamplingWork, ways: dict[str, Way]) -> None:
@@ -264,9 +245,7 @@ def draw(engine: Any, work: SamplingWork, seed: int) -> Completions:
 def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: SamplingWork, seed: int) -> list[np.ndarray]:
     import torch
 
-    from bench.models.tokens import ending_ids
-
-    eos, rows = ending_ids(tokenizer, model.generation_config), []
+    eos, rows = tokens.ending_ids(tokenizer, model.generation_config), []
     sampler = {"temperature": work.temperature, "top_p": work.top_p, "top_k": 0} if work.temperature else {}
     batch = batch or len(work.prompts)
     for start in range(0, len(work.prompts), batch):

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Selection
+from bench.artifacts import Completions, Policy, Prompts
 from bench.devices import resolve_dtype
 from bench.errors import BenchError, first_line, quoted
 from bench.models import chat, loading
 from bench.models.classifiers import find
 from bench.models.logprobs import divergence_samples, sequence_logprobs
 from bench.models.reward_models import RewardModel
+from bench.selection.cells import cells
 from bench.speed.generation import SamplingWork, draw, open_engine
 from bench.speed.random_llama import random_policy, random_reward_model
 from bench.store import Store, using
@@ -77,8 +78,7 @@ class Case:
 
     def losses(self, *, packing: bool = False) -> np.ndarray:
         """The loss of each update, where every update reads all 64 completions."""
-        row, column = (axis.ravel() for axis in np.indices(self.pool.shape))
-        chosen = Selection(row, column, np.ones(64))
+        chosen = cells(np.ones(self.pool.shape, bool))
         recipe: dict[str, Any] = {"epochs": None, "updates": UPDATES, "batch_size": 64, "learning_rate": 1e-4}
         with using(Store(self.folder / f"packing_{packing}")):  # packing is no part of an artifact's key
             made = fine_tune(self.policy, self.prompts, self.pool, chosen, **recipe, packing=packing, seed=0)
@@ -119,13 +119,11 @@ def _read_logprobs(dtype: str, case: Case) -> float:
 
 
 def _kl(dtype: str, case: Case) -> float:
-    sampler = {"temperature": TEMPERATURE, "top_p": 1.0}
-    ours = divergence_samples(
-        case.policy, case.policy, case.prompts, case.pool, **sampler, dtype=dtype or case.dtype
-    ).rao_blackwell.mean()
+    read = (case.policy, case.policy, case.prompts, case.pool)
+    drawn = divergence_samples(*read, temperature=TEMPERATURE, top_p=1.0, dtype=dtype or case.dtype)
     tempered = [(steps / TEMPERATURE).log_softmax(dim=-1) for steps in case.reference]
     exact = [(ours.exp() * (ours - raw)).sum().item() for ours, raw in zip(tempered, case.reference, strict=True)]
-    return float(abs(ours / np.mean(exact) - 1))
+    return float(abs(drawn.rao_blackwell.mean() / np.mean(exact) - 1))
 
 
 def _scores(case: Case) -> float:
@@ -133,8 +131,7 @@ def _scores(case: Case) -> float:
 
     messages = [case.prompts.messages[cell // 4] for cell in range(64)]
     texts = list(case.pool.text.flat)
-    pairs = [(own[-1]["content"], text) for own, text in zip(messages, texts, strict=True)]
-    random_reward_model(case.folder / "reward", pairs, hidden=64, layers=2, longest=256)
+    random_reward_model(case.folder / "reward", messages, texts, hidden=64, layers=2, longest=256)
     place = find(str(case.folder / "reward"))
     scorer = RewardModel(place, max_length=None, dtype=case.dtype, batch_tokens=None)
     ours = scorer.score(messages, texts)[0]

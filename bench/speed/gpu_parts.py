@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.artifacts import Policy, Selection
+from bench.artifacts import Policy
 from bench.devices import device, resolve_dtype
 from bench.generation import vllm_engine
-from bench.models import chat, loading
+from bench.models import chat, loading, tokens
+from bench.selection.cells import cells
 from bench.speed import generation, gpu_checks, scoring
 from bench.speed.gpu_setup import GIB, SAMPLES, NotRunError, Row, Setup, range_of, rates, with_share
 from bench.speed.measure import highest, in_turns, peak_memory, reset_peak, timed
@@ -160,10 +161,8 @@ def scores(setup: Setup) -> Iterator[Row]:
     from bench.models.reward_models import RewardModel
 
     texts = scoring.long_tailed(setup.sizes.texts, 60, 1.0, 1024)
-    pairs = [(messages[0]["content"], text) for messages, text in zip(*texts, strict=True)]
     folder = setup.scratch / "reward"
-    sizes = {"hidden": setup.sizes.hidden, "layers": setup.sizes.layers, "longest": 1088}
-    random_reward_model(folder, pairs, **sizes)
+    random_reward_model(folder, *texts, hidden=setup.sizes.hidden, layers=setup.sizes.layers, longest=1088)
     scorer = RewardModel(find(str(folder)), max_length=None, dtype=resolve_dtype(), batch_tokens=None)
     lengths = [len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)]
     ways: dict[str, Callable[[], np.ndarray]] = {
@@ -186,7 +185,7 @@ def divergence(setup: Setup) -> Iterator[Row]:
 
     policy, (prompts, pool) = setup.policy(), setup.pool()
     other = _changed(policy, setup.scratch / "changed")
-    read = generation.tokens_read(loading.load_tokenizer(policy), prompts) * SAMPLES + pool.length.sum()
+    read = sum(map(len, tokens.encode(loading.load_tokenizer(policy), prompts))) * SAMPLES + pool.length.sum()
     flops = 2 * 2 * loading.count_parameters(policy) / setup.matmul_rate()
 
     def measured(dtype: str) -> np.ndarray:
@@ -227,8 +226,7 @@ def sft(setup: Setup) -> Iterator[Row]:
     from bench.training.sft import fine_tune
 
     policy, (prompts, pool) = setup.policy(), setup.pool()
-    row, column = (axis.ravel() for axis in np.indices(pool.shape))
-    chosen = Selection(row, column, np.ones(len(row)))
+    chosen = cells(np.ones(pool.shape, bool))
     per_token = 6 * loading.count_parameters(policy) / setup.matmul_rate()
 
     def trained(updates: int, seed: int, packing: bool) -> tuple[float, float]:

@@ -77,6 +77,17 @@ def median(costs: Sequence[Cost]) -> Cost:
     return Cost(*np.median(costs, axis=0).tolist())
 
 
+def in_words(values: np.ndarray, form: str) -> str:
+    """The median of the values, and their ends."""
+    return f"{np.median(values):{form}} ({values.min():{form}}, {values.max():{form}})"
+
+
+def columns_of(name: str, values: np.ndarray) -> dict[str, str]:
+    """The same as columns of a table, by their names in it."""
+    ends = {"": np.median(values), "_low": values.min(), "_high": values.max()}
+    return {f"{name}{end}": f"{value:.6g}" for end, value in ends.items()}
+
+
 def _children(counted: bool) -> list[Any]:
     if not counted:
         return []

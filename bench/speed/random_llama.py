@@ -1,12 +1,15 @@
 """Randomly initialised Llamas of any size: policies and reward models whose speed is that of trained ones."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from bench import policies
 from bench.artifacts import Policy
 from bench.devices import device
 from bench.models import loading
 from bench.seeds import generator, small_seed
+from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 
 LOGIT_SPREAD = 4.0  # standard deviation of a random policy's logits; its nucleus is then as small as a trained one's
@@ -33,13 +36,24 @@ def random_policy(folder: Path, layers: int, hidden: int, vocabulary: int) -> Po
     return loading.folder(folder)
 
 
-def random_reward_model(folder: Path, texts: list[tuple[str, str]], *, hidden: int, layers: int, longest: int) -> None:
+def embedded_or_random(options: Namespace, folder: Path) -> Policy:
+    """A random policy of options.layers layers in `folder`; None: the embedded one, from options.store or made now."""
+    if options.layers is not None:
+        return random_policy(folder, options.layers, options.hidden, options.vocabulary)
+    with using(Store(options.store)):
+        return policies.tiny(WordProblems(), seed=0)
+
+
+def random_reward_model(
+    folder: Path, messages: list[Any], completions: list[str], *, hidden: int, layers: int, longest: int
+) -> None:
     """Save a random Llama with one output, and a tokenizer trained on these prompts and completions, in `folder`."""
     import torch
     from transformers import LlamaForSequenceClassification
 
     sizes = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers}
     heads = max(1, hidden // 32)
+    texts = [(own[-1]["content"], completion) for own, completion in zip(messages, completions, strict=True)]
     tokenizer, config = _with_tokenizer(texts, 0, 2 * longest, **sizes, num_attention_heads=heads, num_labels=1)
     with torch.random.fork_rng():
         torch.manual_seed(small_seed(0, "speed", "model"))

@@ -51,9 +51,8 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     texts = long_tailed(options.texts, options.median, options.spread, options.longest)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [(messages[0]["content"], text) for messages, text in zip(*texts, strict=True)]
         sizes = {"hidden": options.hidden, "layers": options.layers, "longest": options.longest + 64}
-        random_reward_model(Path(folder), pairs, **sizes)
+        random_reward_model(Path(folder), *texts, **sizes)
         scorer = RewardModel(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
     lengths = np.array([len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)])
     parameters, device = scorer.model.num_parameters() / 1e6, scorer.model.device.type

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Policy
 from bench.devices import device
 from bench.models import loading
+from bench.models.tokens import padded
 from bench.seeds import generator
 from bench.speed import measure as measuring
-from bench.speed.random_llama import random_policy
+from bench.speed.random_llama import embedded_or_random
 from bench.speed.scoring import long_tailed
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
@@ -56,11 +56,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     with tempfile.TemporaryDirectory() as scratch:
-        if options.layers is not None:
-            policy = random_policy(Path(scratch, "policy"), options.layers, options.hidden, options.vocabulary)
-        else:
-            with using(Store(options.store)):
-                policy = policies.tiny(WordProblems(), seed=0)
+        policy = embedded_or_random(options, Path(scratch, "policy"))
         examples = _examples(policy, options.examples, options.median)
         lengths = [len(row) for row in _rows(policy, examples)["input_ids"]]
         print(
@@ -139,7 +135,8 @@ def _loop(
         for chosen in order[: updates * batch].reshape(updates, batch):
             loss = 0.0
             for part in np.split(chosen, range(at_once, batch, at_once)):
-                read = {name: value.to(model.device) for name, value in _padded(rows, part).items()}
+                examples = [{name: rows[name][i] for name in ("input_ids", "labels")} for i in part]
+                read = padded(examples, {"labels": IGNORED}, model.device)
                 own = model(**read, use_cache=False).loss * len(part) / batch
                 own.backward()
                 loss += own.item()
@@ -150,19 +147,6 @@ def _loop(
 
     _, cost = measuring.timed(train)
     return losses[0], cost
-
-
-def _padded(rows: dict[str, list], chosen: np.ndarray) -> dict[str, Any]:
-    import torch
-
-    longest = max(len(rows["input_ids"][i]) for i in chosen)
-    fill = {"input_ids": 0, "labels": IGNORED}
-    read = {
-        name: torch.tensor([rows[name][i] + [value] * (longest - len(rows[name][i])) for i in chosen])
-        for name, value in fill.items()
-    }
-    lengths = torch.tensor([len(rows["input_ids"][i]) for i in chosen])
-    return read | {"attention_mask": (torch.arange(longest) < lengths[:, None]).long()}
 
 
 def compare(ways: dict[str, Way], updates: int, repeats: int) -> list[dict[str, Any]]:
@@ -180,8 +164,7 @@ def compare(ways: dict[str, Way], updates: int, repeats: int) -> list[dict[str, 
         rates, ratios = updates / np.array(own), np.array(own) / np.array(next(iter(costs.values())))
         row: dict[str, Any] = {"way": name}
         for column, values in {"updates_per_second": rates, "first_is_faster_by": ratios}.items():
-            ends = {"": np.median(values), "_low": values.min(), "_high": values.max()}
-            row |= {f"{column}{end}": f"{value:.6g}" for end, value in ends.items()}
-        table.row(name, *(f"{np.median(v):.2f} ({v.min():.2f}, {v.max():.2f})" for v in (rates, ratios)))
+            row |= measuring.columns_of(column, values)
+        table.row(name, *(measuring.in_words(values, ".2f") for values in (rates, ratios)))
         found.append(row)
     return found

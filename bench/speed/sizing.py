@@ -188,7 +188,7 @@ def experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) 
         if not whole:
             chosen = parts["selection"](parts["scoring"](prompts, pool).value, generator(cfg.seed, "selection"))
             parts["training"](base, prompts, pool, chosen, seed=cfg.seed)
-        read = encode(load_tokenizer(base), prompts, max_new_tokens=1, context=None)
+        read = encode(load_tokenizer(base), prompts)
         return {
             "prompt_tokens": sum(map(len, read)) / len(read),
             "completion_tokens": float(pool.length.mean()),

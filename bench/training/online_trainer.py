@@ -9,7 +9,8 @@ import numpy as np
 
 from bench import progress
 from bench.artifacts import Policy
-from bench.models import chat, kv_cache, loading
+from bench.models import kv_cache, loading
+from bench.models.tokens import encode
 from bench.seeds import small_seed
 from bench.training.rollouts import Rollouts
 from bench.training.trainers import Silent, keeper, refuse_without_padding, watcher
@@ -42,7 +43,7 @@ def train(
             trainer.add_callback(callback)
         trainer.train()
     model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
-    prompt_tokens = sum(len(chat.encode(tokenizer, messages)) for messages in rollouts.prompts.messages)
+    prompt_tokens = sum(map(len, encode(tokenizer, rollouts.prompts)))
     return log, prompt_tokens * recipe.samples + int(rollouts.completions.length.sum())
 
 
@@ -73,7 +74,7 @@ def online_trainer(model: Any, policy: Policy, tokenizer: Any, rollouts: Rollout
     batches = recipe.batches(len(rollouts.prompts))
     grouped = [[int(row) for row in rows for _ in range(recipe.num_generations)] for rows in batches]
     order = [rows for rows in grouped for _ in range(recipe.accumulation * recipe.num_iterations)]
-    prompt_ids = [chat.encode(tokenizer, messages) for messages in rollouts.prompts.messages]
+    prompt_ids = encode(tokenizer, rollouts.prompts)
     drawn: dict[str, Any] = {}
 
     def reward(prompts: list[str], **others: Any) -> list[float]:
