@@ -9,7 +9,7 @@ sample_from base). Compare a gate with a random gate (easy_by random) at equal n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,10 +26,8 @@ from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
 from bench.progress import stage
 from bench.seeds import generator
-from bench.selection.cells import CORRECT, correct, in_order, prompts_dropped
+from bench.selection.cells import CORRECT, cells, correct, in_order, prompts_dropped
 from bench.selection.pairs import refuse_pairs
-
-NOTHING = Selection(np.array([], int), np.array([], int), np.array([], float))
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -88,8 +86,8 @@ def with_demonstrations(
     judge = easy_by if gated else None
     epochs = probe_epochs if judge in difficulty.NEEDS_PROBE or (sampled and sample_from == "probe") else 0
     gate = _gate(parts, written, judge, easy_share, inverted=inverted, epochs=epochs, folds=folds)
-    mixture = Mixture(parts, gate.probe if sample_from == "probe" else None, sample_from, stop_at_first_accept)
-    mixture.start(written, score(train, written).value, gate.easy)
+    sampler, rewards = gate.probe if sample_from == "probe" else None, score(train, written).value
+    mixture = Mixture(parts, sampler, sample_from, stop_at_first_accept, written, rewards, gate.easy)
     samples = hinted = None
     dropped = 0
     if sampled and not gate.easy.all():
@@ -153,22 +151,23 @@ def _gate(
 
 @dataclass
 class Mixture:
-    """A training set that is being built: pools side by side, and the completions of them to train on."""
+    """A training set that is being built: pools side by side, and the completions of them to train on.
+
+    It begins with the demonstrations [M, 1] and their rewards; those of easy prompts [M] are trained on.
+    """
 
     parts: Parts
     sampler: Probe | None  # None: the base draws
     sampler_name: str
     stop_at_first_accept: bool
-    source: np.ndarray = field(default_factory=lambda: np.empty(0))  # [M] the source of a prompt's training examples
-    pools: list[Completions] = field(default_factory=list)  # [M, 1], [M, N], ...
-    rewards: list[np.ndarray] = field(default_factory=list)  # of the same shapes
-    columns: list[str] = field(default_factory=list)  # the origin of each column
-    cells: list[Selection] = field(default_factory=list)
+    written: InitVar[Completions]
+    rewarded: InitVar[np.ndarray]
+    easy: InitVar[np.ndarray]
 
-    def start(self, written: Completions, rewards: np.ndarray, easy: np.ndarray) -> None:
-        """Begin with the demonstrations [M, 1]; those of easy prompts are trained on."""
-        self.source = np.where(easy, "demonstration", "nothing").astype("<U13")
-        self.pools, self.rewards, self.columns = [written], [rewards], ["demonstration"]
+    def __post_init__(self, written: Completions, rewarded: np.ndarray, easy: np.ndarray) -> None:
+        self.source = np.where(easy, "demonstration", "nothing").astype("<U13")  # [M] of a prompt's training examples
+        self.pools, self.rewards = [written], [rewarded]  # [M, 1], [M, N], ...
+        self.columns, self.cells = ["demonstration"], list[Selection]()  # the origin of each column; what to train on
         self._keep(np.flatnonzero(easy))
 
     def sample(self, rows: np.ndarray, prompts: Prompts, *, hinted: bool = False) -> Drawn:
@@ -218,7 +217,7 @@ class Mixture:
         eligible = parts.prompt_filter(drawn.seen)
         eligible = np.where(correct(eligible), eligible, np.nan)
         if np.isnan(eligible).all():
-            return NOTHING
+            return cells(np.zeros(eligible.shape, bool))  # none
         others = self.sampler is not None or drawn.hinted  # evidence is by the base, on the prompts that are trained on
         evidence = parts.evidence(parts.selection, drawn.pool, parts.train.take(drawn.rows) if others else None)
         rng = generator(parts.seed, "selection", *["hinted"] * drawn.hinted)

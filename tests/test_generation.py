@@ -159,9 +159,7 @@ def test_a_caches_memory_is_used_again_where_it_is_large_enough():
 
     room, layer = kv_cache.Room(), kv_cache.GrowingLayer(3)
     layer.update(*torch.randn(2, 5, 3, 3, 2))
-    small, large = (
-        kv_cache.repeated(Cache(layers=[layer]), copies, capacity=4, limit=6, room=room) for copies in (1, 2)
-    )
+    small, large = (Cache(layers=[layer.repeated(copies, 4, 6, room)]) for copies in (1, 2))
     parts = {part.data_ptr() for part in (large.layers[0].keys, large.layers[0].values)}
     for cache in (small, large):
         room.give_back(cache)

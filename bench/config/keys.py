@@ -18,6 +18,7 @@ PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do no
 
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
 FINE_TUNING = "bench.training.sft.fine_tune"
+IN_PROCESS = "bench.generation.transformers_engine.generate"
 IMPORTED = "bench.generation.imported.generate"
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
 # later settings, by part, or by function for parts that stand in other places too: at these values they don't change

@@ -172,6 +172,11 @@ def rules(function: Callable[..., Any]) -> dict[str, Rule]:
     return known
 
 
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default of each parameter of a function or class; inspect.Parameter.empty where it has none."""
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
 def counts_per_prompt(function: Callable[..., Any]) -> list[str]:
     """The parameters of a function that count completions per prompt."""
     parameters = inspect.signature(function).parameters.items()

@@ -24,7 +24,6 @@ from bench.artifacts import Completions, Policy, content_hash
 from bench.devices import device
 from bench.errors import BenchError, first_line
 from bench.evaluation import harness_models
-from bench.evaluation.harness_models import quiet
 from bench.generation import vllm_engine
 from bench.generation.vllm_launch import Options
 from bench.models.tokens import unconfigured_end
@@ -57,7 +56,6 @@ def harness_tasks(
     runs; None: transformers. The standard error is lm-eval's, over documents. All seeds share the documents, so the
     standard error of their mean is at most the mean of their standard errors, which is given.
     """
-
     if not names:
         return {}
     harness = Harness(policy, tuple(names), include, num_fewshot, limit, tuple(seeds), vllm)
@@ -105,7 +103,7 @@ class Harness:
         from lm_eval.evaluator import simple_evaluate
 
         stream = small_seed(seed, "lm-eval")
-        with quiet(), isolated():
+        with harness_models.quiet(), isolated():
             manager = _manager(task, self.include)
             model = self._loaded()
             as_chat = model.tokenizer.chat_template is not None
@@ -214,7 +212,7 @@ def find_tasks(names: tuple[str, ...], include: str | None) -> None:
     """Raise BenchError, before hours of other work, where lm-eval lacks a task or its data can't be read here."""
     if include is not None:
         _digest(Path(include))
-    with quiet(), isolated():
+    with harness_models.quiet(), isolated():
         for task in names:
             manager = _manager(task, include)
             with _naming_missing_data(task):

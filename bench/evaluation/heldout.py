@@ -29,7 +29,14 @@ SEEDS = rules.list_of(
 TEMPERATURES = rules.or_null(
     rules.list_of(rules.TEMPERATURE, "a list of one or more temperatures, each once", empty=False, distinct=True)
 )
-RAW_BASE = "base at temperature 1, top-p 1"
+
+
+def raw(name: str) -> str:
+    """The reference of a KL, in words."""
+    return f"{name} at temperature 1, top-p 1"
+
+
+RAW_BASE = raw("base")
 
 
 @dataclass(frozen=True)
@@ -250,11 +257,6 @@ def _per_prompt(name: str, values: np.ndarray, prompts: int) -> np.ndarray:
             f"({prompts},)."
         )
     return np.asarray(values, float)
-
-
-def raw(name: str) -> str:
-    """The reference of a KL, in words."""
-    return f"{name} at temperature 1, top-p 1"
 
 
 def _divergence(

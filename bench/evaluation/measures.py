@@ -78,7 +78,7 @@ def of_policy(arm: str, outcomes: Outcomes) -> dict[Measure, np.ndarray]:
     measures |= {Measure(arm, "policy", name, 1): values for name, values in outcomes.metrics.items()}
     for method, graded in (("greedy", outcomes.greedy), ("policy", sampled)):
         if graded.gold_reward is not None:
-            measures[Measure(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
+            measures[Measure(arm, method, "gold_reward", 1)] = known_means(graded.gold_reward)
     sizes = powers_of_two(sampled.gold.shape[1])
     measures |= of_votes(arm, sampled, sizes)
     if (over := outcomes.temperatures) is not None:
@@ -94,9 +94,9 @@ def _at_temperature(arm: str, method: str, at: AtTemperature) -> dict[Measure, n
     """The values per prompt [M] of one sample at a temperature; without a KL where none is known."""
     values = {"accuracy": at.test.gold.mean(axis=1)}
     if not np.array_equal(at.test.proxy, at.test.gold):
-        values["proxy"] = _mean(at.test.proxy)
+        values["proxy"] = known_means(at.test.proxy)
     if at.test.gold_reward is not None:
-        values["gold_reward"] = _mean(at.test.gold_reward)
+        values["gold_reward"] = known_means(at.test.gold_reward)
     if not np.isnan(at.kl.rao_blackwell).all():
         values |= {"kl": at.kl.rao_blackwell.mean(axis=1), "kl_k1": at.kl.k1.mean(axis=1)}
     return {Measure(arm, method, metric, 1): value for metric, value in values.items()}
@@ -272,12 +272,12 @@ def over(policy: str, method: str, metric: str, sizes: list[int], values: np.nda
     return {Measure(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """[M] means of values [M, N] over the samples that have one; NaN where none has."""
-    count = (~np.isnan(values)).sum(axis=1)
-    return np.divide(np.nansum(values, axis=1), count, out=np.full(len(values), np.nan), where=count > 0)
+def known_means(values: np.ndarray, axis: int = 1) -> np.ndarray:
+    """Means of values [M, N] over the samples, or over the prompts, that have one; NaN where none has."""
+    count = (~np.isnan(values)).sum(axis=axis)
+    return np.divide(np.nansum(values, axis=axis), count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def _truncated(graded: Graded) -> np.ndarray:
     reasons = np.asarray(graded.completions.finish_reason)
-    return _mean(np.where(reasons == UNKNOWN, np.nan, reasons == "length"))
+    return known_means(np.where(reasons == UNKNOWN, np.nan, reasons == "length"))

@@ -20,7 +20,7 @@ from bench.estimators.reward_diagnostics import (
     within_prompt_auc,
 )
 from bench.evaluation.heldout import Graded
-from bench.evaluation.measures import powers_of_two, with_ends
+from bench.evaluation.measures import known_means, powers_of_two, with_ends
 from bench.seeds import generator
 
 NOT_APPLICABLE = "not applicable: the scores are neither within [0, 1] nor on both sides of 0"
@@ -114,9 +114,9 @@ def _means(values: np.ndarray, shares: np.ndarray, seed: int) -> list[tuple[floa
     count = (~np.isnan(values)).sum(axis=0)
     if not count.any():
         return [(float("nan"), float("nan"), float("nan"), 0)] * values.shape[1]
-    means = np.divide(np.nansum(values, axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
     low, high = bootstrap_interval(values, generator(seed, "scorer", "means"), shares=shares)
-    return [tuple(map(float, row)) for row in zip(means, np.asarray(low), np.asarray(high), count, strict=True)]
+    columns = known_means(values, axis=0), np.asarray(low), np.asarray(high), count
+    return [tuple(map(float, row)) for row in zip(*columns, strict=True)]
 
 
 def _row(

@@ -5,6 +5,7 @@ answer, HTTP 429 and 5xx. Any other refusal is the caller's mistake and is raise
 large or no JSON.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -52,11 +53,8 @@ def api_key(variable: str | None) -> str | None:
 
 def get(url: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 5) -> Any:
     """Return the JSON at `url`; errors as in `post_all`."""
-    client = _Client(url, api_key, timeout=timeout, retries=retries, concurrency=1)
-    try:
+    with contextlib.closing(_Client(url, api_key, timeout=timeout, retries=retries, concurrency=1)) as client:
         return client.exchange(None, None)
-    finally:
-        client.close()
 
 
 def post_all(

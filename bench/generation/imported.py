@@ -75,8 +75,8 @@ def generate(
     blank cells; log-probabilities are NaN where they did not come along. BenchError for too few completions.
     """
     name = {"train": train, "test": test}.get(prompts.split)
-    sampler = (("temperature", temperature), ("top_p", top_p), ("top_k", top_k))
-    given: dict[str, Any] = {key: value for key, value in sampler if value is not None}
+    sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    given: dict[str, Any] = {key: value for key, value in sampler.items() if value is not None}
     if name is None or given:
         return others(prompts, policy, num_completions=num_completions, seed=seed, **given)
     source = read(prompts.split, name, outputs)

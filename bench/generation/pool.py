@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,17 +93,14 @@ def draw(
     shared = _shared.get()
     opened = [] if shared is None else shared
 
-    def fill(shard: Prompts, samples: range, progress: Bar) -> Callable[[Path], dict[str, float]]:
-        def build(folder: Path) -> dict[str, float]:
-            if not opened:
-                opened.append(open_engine())
-            completions, counts = opened[0].sample(
-                shard, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=progress
-            )
-            write_unit(completions, folder / FILE)
-            return {"completions": completions.logprob.size, **counts}
-
-        return build
+    def fill(shard: Prompts, samples: range, progress: Bar, folder: Path) -> dict[str, float]:
+        if not opened:
+            opened.append(open_engine())
+        completions, counts = opened[0].sample(
+            shard, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=progress
+        )
+        write_unit(completions, folder / FILE)
+        return {"completions": completions.logprob.size, **counts}
 
     settings: dict[str, Any] = {
         "engine": engine,
@@ -116,20 +114,19 @@ def draw(
         **unlike_older_pools(policy),
     }
     blocks = range(first_sample, num_completions, block_size)
-    shards = range(0, len(prompts), shard_size)
     units = []
     with (
         bar("generate", total=float(len(blocks) * block_size * len(prompts)), unit="completions") as outer,
         bar("  generate", None, "tokens") as inner,
     ):
-        for start in shards:
+        for start in range(0, len(prompts), shard_size):
             shard = prompts[start : start + shard_size]
             rows = slice(start, start + len(shard))
             own = settings | ({"opens_thinking": True} if opens_thinking(policy, shard) else {})
             address = Address("generate", version, own, {"prompts": shard.key, "policy": policy.key})
             for block in blocks:
                 place = address.piece(f"{block // block_size:05d}")
-                folder = current().make(place, fill(shard, range(block, block + block_size), inner), Path)
+                folder = current().make(place, partial(fill, shard, range(block, block + block_size), inner), Path)
                 content = checksum(folder, FILE)
                 units.append((rows, block - first_sample, Unit(folder, content, len(shard), block_size, block_size)))
                 outer.advance(len(shard) * block_size, found=current().uses[-1].reused)
@@ -211,11 +208,7 @@ def write_unit(completions: Completions, path: Path, *, length: np.ndarray | Non
         "policy_logprob": pa.float64(),
         "length": pa.int64(),
     }
-    columns = {
-        name: pa.array(getattr(completions, name).ravel().tolist(), kind)
-        for name, kind in types.items()
-        if name != "length" or length is None
-    }
+    columns = {name: pa.array(getattr(completions, name).ravel().tolist(), kind) for name, kind in types.items()}
     if length is not None:
         counted = ~np.isnan(length.ravel())
         columns["length"] = pa.array(np.where(counted, length.ravel(), 0).astype(np.int64), mask=~counted)

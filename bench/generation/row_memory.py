@@ -64,7 +64,7 @@ class GrowingRows:
         self.cache = None
 
     def _repeated(self, cache: Any, copies: int) -> Any:
-        return kv_cache.repeated(cache, copies, capacity=self.capacity, limit=self.limit, room=self.room)
+        return Cache(layers=[layer.repeated(copies, self.capacity, self.limit, self.room) for layer in cache.layers])
 
 
 class FixedRows:

@@ -176,7 +176,6 @@ class ServerEngine(Rescorer):
     ) -> tuple[Completions, dict[str, float]]:
         """Return the given samples of every prompt [M, len(samples)], each from a request of its own, and counts.
 
-        The tokens of a prompt are counted with sample 0, whose prefill the other samples can share.
         retokenized_otherwise: completions without token ids whose texts do not give their tokens again.
         """
         prompt_ids = self.encode(prompts, max_new_tokens)

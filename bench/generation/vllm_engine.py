@@ -12,7 +12,6 @@ adapter_config.json) is served beside its base model, without merging.
 import atexit
 import contextvars
 import gc
-import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -129,8 +128,8 @@ def options_of(generation: Callable[..., Completions]) -> Options | None:
 
 def options_from(settings: Mapping[str, Any]) -> Options:
     """The options among settings of `generate`; its defaults stand in for those that are not given."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(generate).parameters.items()}
-    given = {field.name: {**defaults, **settings}[field.name] for field in fields(Options)}
+    known = {**rules.defaults(generate), **settings}
+    given = {field.name: known[field.name] for field in fields(Options)}
     return Options(**{**given, "dtype": resolve_dtype(given["dtype"])})
 
 
@@ -144,10 +143,9 @@ class VLLMEngine(Rescorer):
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
-        """The given samples of every prompt [M, len(samples)], each from its own random stream.
+        """The given samples of every prompt [M, len(samples)], each from its own random stream, and counts.
 
-        The prompts' tokens are counted with sample 0, as the other samples share their cache. FLOPs are those of
-        drawing; engine_logprob_difference is how far vLLM's log-probabilities are from ours, in nats per token.
+        engine_logprob_difference: how far vLLM's log-probabilities are from ours, in nats per token.
         """
         prompt_ids = self.encode(prompts, max_new_tokens)
         asked = {

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.artifacts import Policy
 from bench.errors import BenchError
+from bench.models.loading import ADAPTER
 
 CPU_KV_CACHE_GIB = 2.0
 CPU_KV_BLOCK = 32  # tokens; vLLM's own 128 would leave most prompts nothing to share
@@ -72,7 +73,7 @@ def adapter_of(policy: Policy) -> Adapter | None:
 
     BenchError where vLLM can't serve the adapter.
     """
-    description = policy.path / "adapter_config.json"
+    description = policy.path / ADAPTER
     if not description.is_file():
         return None
     config = json.loads(description.read_text())

@@ -29,6 +29,7 @@ from bench.config.rules import rules
 from bench.errors import BenchError
 from bench.generation.ray_cluster import probes
 from bench.progress import Bar, counted, relayed, say, told
+from bench.store.files import FAILURE
 from bench.sweeps.cells import is_done, number, numbers
 
 
@@ -142,8 +143,8 @@ def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:
     sentence = f"{losses} of its processes were lost, more than hydra.launcher.retries={retries} allows; "
     sentence += f"the last: {loss}"
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "error.txt").write_text(sentence)
-    say(f"{job.label}: FAILED: {sentence} ({job.folder / 'error.txt'})")
+    (job.folder / FAILURE).write_text(sentence)
+    say(f"{job.label}: FAILED: {sentence} ({job.folder / FAILURE})")
     return False
 
 

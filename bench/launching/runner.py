@@ -18,6 +18,7 @@ from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memo
 from bench.launching.second import second_process
 from bench.progress import say, tell, told
 from bench.store import MANIFEST, Finder, MissingError, Store, Use, unique, using
+from bench.store.files import FAILURE
 from bench.sweeps.cells import Cell, busy, changed_input, is_done, numbers
 from bench.sweeps.plan import lineage_of, opening, record_of, workload
 from bench.tracking import followed
@@ -40,7 +41,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
             run_experiment(cfg, quiet=True)
     except Exception as error:
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-        say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
+        say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / FAILURE})")
     else:
         from bench.records.read import read_run
         from bench.reporting.console import headline
@@ -58,7 +59,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     if directory := cfg.tracking.get("directory"):
         _make("tracking.directory", directory, Path(directory))
 
-    failure = folder / "error.txt"
+    failure = folder / FAILURE
     failure.unlink(missing_ok=True)
     try:
         with told() as course, busy(folder), second_process(cfg) as second, using(Store(cfg.store)) as store:

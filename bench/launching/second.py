@@ -19,13 +19,12 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
-from bench.config.keys import configured
+from bench.config.keys import IN_PROCESS, configured
 from bench.devices import device
 from bench.models.loading import count_parameters
 from bench.progress import relayed, say, tell
 from bench.store import Address, Store, using
 
-ENGINE = "bench.generation.transformers_engine.generate"
 LEAST_COMPLETIONS = 10_000  # of an experiment; with fewer, the start of a process takes as long as it saves
 MOST_PARAMETERS = 20_000_000  # of the policy, which both processes hold in memory
 
@@ -41,7 +40,7 @@ def is_of_use(cfg: DictConfig, completions: int) -> bool:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     return (
         completions >= LEAST_COMPLETIONS
-        and cfg.generation["_target_"] == ENGINE
+        and cfg.generation["_target_"] == IN_PROCESS
         and all(str(node["_target_"]).startswith("bench.") for node in configured(config))  # others' code runs once
         and 0 < 2 * cfg.threads <= cores
         and device() == "cpu"

@@ -183,11 +183,6 @@ def empty(model: Any, capacity: int) -> Cache:
     return Cache(layers=[GrowingLayer(capacity) for _ in DynamicCache(config=model.config).layers])
 
 
-def repeated(cache: Any, copies: int, *, capacity: int, limit: int, room: Room) -> Cache:
-    """A new cache, its layers made by GrowingLayer.repeated."""
-    return Cache(layers=[layer.repeated(copies, capacity, limit, room) for layer in cache.layers])
-
-
 def drop(cache: Any, kept: torch.Tensor) -> torch.Tensor:
     """Keep the rows of the ascending numbers `kept`, in place; returns which row now stands at each place.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,10 +232,8 @@ def _refuse_random_weights(policy: Policy, info: dict[str, Any]) -> None:
         )
 
 
-@contextlib.contextmanager
-def _code_refused(policy: Policy) -> Iterator[None]:
-    with refusing_code(policy.path, "policy.trust_remote_code=true", trusted=policy.trust_remote_code):
-        yield
+def _code_refused(policy: Policy) -> AbstractContextManager[None]:
+    return refusing_code(policy.path, "policy.trust_remote_code=true", trusted=policy.trust_remote_code)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import FIELDS, Completions, Policy, Selection, content_hash
+from bench.artifacts import FIELDS, Completions, Policy, content_hash
 from bench.config.rules import one_of
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator, small_seed
-from bench.selection.cells import CORRECT
+from bench.selection.cells import CORRECT, cells
 from bench.tasks import Hints
 
 GATES = ("final_nll", "nll_drop", "initial_nll", "probe_solves", "random")
@@ -47,13 +47,12 @@ def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None
     if parts.training_settings.get("keep_every") is not None:
         length["keep_every"] = None  # no policy on the way of a probe is judged
     for number in range(folds or 1):
-        seen = np.arange(prompts) if folds is None else np.flatnonzero(fold != number)
+        seen = cells((fold != number)[:, None] if folds is not None else np.ones((prompts, 1), bool))
         judged = np.flatnonzero(fold == number)
-        cells = Selection(seen, np.zeros(len(seen), int), np.ones(len(seen)))
         policy, own = base, _rows(written, judged)
         for epoch in range(1, epochs + 1):
             stream = small_seed(seed, "probe", number, epoch)
-            policy = parts.fine_tune("probe", policy, written, cells, **length, seed=stream)
+            policy = parts.fine_tune("probe", policy, written, seen, **length, seed=stream)
             nll[epoch, judged] = parts.nll(policy, train.take(judged), own)
             trained.append(policy)
         last.append(policy)

@@ -8,6 +8,7 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes
 from bench.procedures.artifact_graph import ArtifactGraph, Columns
+from bench.selection.cells import cells
 from bench.store import Use, unique
 from bench.tasks import Task
 
@@ -78,9 +79,7 @@ class Findings:
         """Add all artifacts from the base to the trained policies, in the order in which they were made."""
         base = graph.policy("base", results.policies["base"])
         pools = self.pools(graph, results, base)
-        row, column = np.nonzero(results.pool.drawn)
-        scored = Selection(row, column, np.ones(len(row)))
-        key = content_hash(results.pool.key, results.rewards.value)
+        key, scored = content_hash(results.pool.key, results.rewards.value), cells(results.pool.drawn)
         rewards = graph.rewards("train", key, "rewards.parquet", self._cells(results, scored, {}), pools)
         for arm, chosen in results.selections.items():
             columns = self._cells(results, chosen, {"weight": np.asarray(chosen.weight, float)})

@@ -4,7 +4,6 @@ python -m bench procedure=online
 python -m bench procedure=online procedure.algorithm=rloo procedure.beta=0.04
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import content_hash
-from bench.config.rules import Count, LearningRate, checked, number, one_of, or_null, whole
+from bench.config.keys import FINE_TUNING, IN_PROCESS
+from bench.config.rules import Count, LearningRate, checked, defaults, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, selection_key, total, uses_of
 from bench.procedures.parts import Parts
@@ -25,8 +25,6 @@ from bench.training.online_recipe import ALGORITHMS, LOSS_TYPES, SCALES, OnlineR
 from bench.training.sft import fine_tune
 from bench.training.trainers import training_log
 
-ENGINE = "bench.generation.transformers_engine.generate"
-TRAINING = "bench.training.sft.fine_tune"
 OWN = ("epochs", "learning_rate", "batch_size")  # settings of training that the procedure has itself
 SHARED = (  # those that it takes from training
     *("micro_batch_size", "scheduler", "warmup", "weight_decay", "max_grad_norm", "gradient_checkpointing"),
@@ -108,7 +106,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     procedure, training, samples = config["procedure"], config["training"], config["num_completions"]
     in_memory = "draws from weights in memory, which change with each update: use generation=transformers"
     by_itself = "trains by its own objective: use training=sft or training=lora"
-    for group, needed, why in (("generation", ENGINE, in_memory), ("training", TRAINING, by_itself)):
+    for group, needed, why in (("generation", IN_PROCESS, in_memory), ("training", FINE_TUNING, by_itself)):
         if (given := config[group]["_target_"]) != needed:
             raise BenchError(f"{group}={given.split('.')[-2]} is not allowed: procedure=online {why}.")
     if samples < 2:
@@ -128,13 +126,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
             raise BenchError(
                 f"procedure.{name}={procedure[name]} is not allowed with procedure.algorithm=rloo: leave it null."
             )
-    for name, parameter in inspect.signature(fine_tune).parameters.items():
-        if name in (*OWN, *SHARED, "seed") or name not in training:
-            continue
-        if training[name] != parameter.default:
+    for name, default in defaults(fine_tune).items():
+        if name not in (*OWN, *SHARED, "seed") and name in training and training[name] != default:
             raise BenchError(
                 f"training.{name}={training[name]} is not allowed with procedure=online, which has no such setting: "
-                f"leave it at {str(parameter.default).lower() if parameter.default is not None else 'null'}."
+                f"leave it at {str(default).lower() if default is not None else 'null'}."
             )
     if (lora := training["lora"]) is not None and lora["four_bit"]:
         raise BenchError("training.lora.four_bit=true is not allowed with procedure=online: set it to false.")
@@ -167,8 +163,8 @@ def online(
     of the reward (spurious rewards, Shao et al. 2025, arXiv 2506.10947).
     """
     refuse_comparing(parts.scoring, "procedure=online can't learn from")
-    defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
-    settings = locals() | {name: parts.training_settings.get(name, defaults[name]) for name in SHARED}
+    training = {**defaults(fine_tune), **parts.training_settings}
+    settings = locals() | {name: training[name] for name in SHARED}
     group = num_generations or parts.num_completions
     sizes = {"samples": parts.num_completions, "num_generations": group, "batch_size": prompts_per_update * group}
     recipe = OnlineRecipe.of(settings | sizes | {"epochs": 1, "shuffled": False, "seed": parts.seed})

@@ -1,6 +1,5 @@
 """The parts of an experiment, which each procedure receives, and the steps that procedures share."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -13,6 +12,7 @@ import numpy as np
 from bench import store
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.config.checks import RUN_SETTINGS
+from bench.config.rules import defaults
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
@@ -48,11 +48,6 @@ def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *
     lengths = np.array([len(ids) for ids in encode(loading.load_tokenizer(policy), prompts)])
     read = int((lengths[:, None] + completions.length).sum())
     return {"read_tokens": read, "flops": 2 * loading.count_parameters(policy) * read}
-
-
-def _settings(part: Callable[..., Any]) -> dict[str, Any]:
-    """The settings of a configured part, its defaults among them."""
-    return {name: parameter.default for name, parameter in inspect.signature(part).parameters.items()}
 
 
 class Staged(partial):
@@ -135,13 +130,13 @@ class Parts:
     @property
     def training_settings(self) -> Mapping[str, Any]:
         """The settings of `training` as they are configured."""
-        return _settings(self.training)
+        return defaults(self.training)
 
     def train_online(
         self, name: str, policy: Policy, score: Callable[..., Rewards], recipe: OnlineRecipe
     ) -> OnlineTraining:
         """Train the policy on its own scored samples of the training prompts; see bench.training.online."""
-        engine = _settings(self.generation)
+        engine = defaults(self.generation)
         with stage("train-online", name):
             trained = train_online(
                 policy,

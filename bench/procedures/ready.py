@@ -5,7 +5,6 @@ functions that are attached with `here`.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.artifacts import Prompts
 from bench.config.arms import several
 from bench.config.checks import refuse_more_than_the_pool
 from bench.config.keys import configured, drawing, parts_within
+from bench.config.rules import defaults
 from bench.errors import BenchError
 from bench.generation import imported
 from bench.models import loading, tokens
@@ -92,8 +92,7 @@ def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
         tuned = getattr(settings["training"], "keywords", {}).get("lora") is not None
         return start._replace(unfit=ADAPTED) if start is not None and tuned else start
     if function is policies.tiny:
-        defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
-        known = defaults | settings
+        known = defaults(function) | settings
         own = {name: known[name] for name in ("seed", "demonstrations", "vocabulary")}
         return PolicyShape(
             context=pretraining.CONTEXT,

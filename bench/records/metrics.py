@@ -11,7 +11,7 @@ from bench.estimators.arrays import of_same_prompts
 from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
 from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
-from bench.evaluation.measures import AT, AT_BEST, AT_ON_VALIDATION, KL_FROM, SHARES, Measure, with_ends
+from bench.evaluation.measures import AT, AT_BEST, AT_ON_VALIDATION, KL_FROM, SHARES, Measure, known_means, with_ends
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -65,8 +65,7 @@ def curves(measures: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:
     curves = [[places[measure] for measure in members] for members in _series(measures) if len(members) > 1]
     shares = np.array([measure.metric in SHARES for measure in measures])
     low, high, bands = intervals_and_bands(values, curves, generator(seed, "intervals"), shares=shares)
-    means = np.nansum(values, axis=0) / np.where(np.isnan(values).all(axis=0), np.nan, (~np.isnan(values)).sum(axis=0))
-    numbers = np.column_stack([means, low, high, *bands]).tolist()
+    numbers = np.column_stack([known_means(values, axis=0), low, high, *bands]).tolist()
     names = ("value", "low", "high", "band_low", "band_high")
     return [
         {**measure._asdict(), **dict(zip(names, row, strict=True)), **_provenance(measure)}

@@ -1,6 +1,5 @@
 """What readers call things: parts of a configuration, arms of a run, and what intervals hold for."""
 
-import inspect
 import math
 import re
 import textwrap
@@ -9,6 +8,7 @@ from typing import Any
 
 from bench import policies
 from bench.config.arms import ArmPolicy
+from bench.config.rules import defaults
 from bench.records.read import Estimate, Run
 from bench.reporting.groups import Group, is_learned
 
@@ -36,8 +36,7 @@ def policy_words(settings: dict[str, Any]) -> str:
         return str(settings["id"])
     if function_name(settings) != "tiny":
         return function_name(settings)
-    defaults = {name: parameter.default for name, parameter in inspect.signature(policies.tiny).parameters.items()}
-    known = defaults | settings
+    known = defaults(policies.tiny) | settings
     return (
         f"a Llama of {known['layers']} layers and hidden size {known['hidden_size']}, pretrained from scratch on "
         f"{known['demonstrations']:,} of the task's noisy demonstrations ({known['steps']:,} steps of "

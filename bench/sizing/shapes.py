@@ -1,6 +1,5 @@
 """The shape of a model without its weights: from a folder, the hub's cache, a table of known models, or its name."""
 
-import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.config.rules import defaults
 from bench.errors import BenchError
 from bench.models.loading import refusing_code
 
@@ -132,8 +132,7 @@ def of_tiny(settings: Mapping[str, Any]) -> Shape:
 
     from bench.policies import tiny
 
-    defaults = {name: parameter.default for name, parameter in inspect.signature(tiny).parameters.items()}
-    value = {**defaults, **settings}
+    value = {**defaults(tiny), **settings}
     config = LlamaConfig(
         vocab_size=value["vocabulary"],
         hidden_size=value["hidden_size"],

@@ -21,7 +21,7 @@ from bench.errors import BenchError
 from bench.models import loading
 from bench.training import processes
 
-CONFIG, GENERATION = "adapter_config.json", "generation_config.json"
+GENERATION = "generation_config.json"
 ALL_LINEAR = "all-linear"
 
 
@@ -113,10 +113,10 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
         return
     model.save_pretrained(str(folder), selected_adapters=["default"])  # without TRL's copy of it, the reference
     (folder / "README.md").unlink(missing_ok=True)  # an unfilled template of PEFT
-    config = json.loads((folder / CONFIG).read_text())
-    config["base_model_name_or_path"] = str(loading.base_of(policy).path)
+    config = json.loads((folder / loading.ADAPTER).read_text())
+    config[loading.BASE_PLACE] = str(loading.base_of(policy).path)
     in_order = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
-    (folder / CONFIG).write_text(json.dumps(in_order, indent=2, sort_keys=True))
+    (folder / loading.ADAPTER).write_text(json.dumps(in_order, indent=2, sort_keys=True))
 
 
 def fill(model: Any, weights: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _merged(policy: Policy) -> Any:
 
 def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
     """Raise BenchError where `lora` differs from the policy's own adapter."""
-    config = json.loads((policy.path / CONFIG).read_text())
+    config = json.loads((policy.path / loading.ADAPTER).read_text())
     has = {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config["lora_dropout"]}
     wanted: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout}
     if not isinstance(lora.target_modules, str):

@@ -61,19 +61,6 @@ class Optimisation:
         """The training's own ones among the settings."""
         return cls(**{each.name: settings[each.name] for each in fields(cls) if each.name in settings})
 
-    def check_length(self) -> None:
-        """Raise BenchError unless one of epochs and updates is given."""
-        if self.epochs is None and self.updates is None:
-            raise BenchError(
-                "training.epochs=null is not allowed with training.updates=null: set one of them, the length of the "
-                "training."
-            )
-        if self.epochs is not None and self.updates is not None:
-            raise BenchError(
-                f"training.updates={self.updates} is not allowed with training.epochs={self.epochs}: for a training of "
-                f"{self.updates} updates, set training.epochs=null too."
-            )
-
     @property
     def at_once(self) -> int:
         """Examples in a process's memory at a time."""
@@ -143,7 +130,16 @@ class Recipe(Optimisation):
         """Raise BenchError where the settings don't go together."""
         if self.scheduler not in SCHEDULERS:
             raise BenchError(f"training.scheduler={self.scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
-        self.check_length()
+        if self.epochs is None and self.updates is None:
+            raise BenchError(
+                "training.epochs=null is not allowed with training.updates=null: set one of them, the length of the "
+                "training."
+            )
+        if self.epochs is not None and self.updates is not None:
+            raise BenchError(
+                f"training.updates={self.updates} is not allowed with training.epochs={self.epochs}: for a training of "
+                f"{self.updates} updates, set training.epochs=null too."
+            )
         if not 0 <= self.warmup < 1:
             raise BenchError(
                 f"training.warmup={self.warmup} is not allowed: it must be a share of the updates, 0 to below 1."

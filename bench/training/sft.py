@@ -9,7 +9,6 @@ l (tokens) and negative log-likelihoods nll (nats per token),
 so that a row of weight 2 counts as that row twice in its batch, also where a batch is split into micro-batches.
 """
 
-import inspect
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -61,8 +60,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
 def check_recipe(config: Mapping[str, Any]) -> None:
     """Raise BenchError where the settings of a recipe don't go together."""
-    defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
-    recipe = Recipe.of({**defaults, **config["training"], "seed": config["seed"]})
+    recipe = Recipe.of({**rules.defaults(fine_tune), **config["training"], "seed": config["seed"]})
     if isinstance(recipe.lora, Mapping):
         recipe = replace(recipe, lora=Lora(**{field.name: recipe.lora[field.name] for field in fields(Lora)}))
     recipe.check()
