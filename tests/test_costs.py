@@ -56,7 +56,9 @@ def break_even(results, store, tuned):
     """Best-of-n at .2, .4, .6 for 1, 2, 4 samples, against a policy as good as `tuned`."""
     curve = np.tile([0.2, 0.4, 0.6], (7, 1))
     rng = np.random.default_rng(0)
-    return costs.break_even_metrics(results, store.uses, SIZES, curve, np.full(7, tuned), rng, training={"epochs": 1})
+    paid = costs.costs_of(results, store.uses, {"epochs": 1})
+    best_of_n = dict(zip(SIZES, curve.T, strict=True))
+    return costs.break_even_metrics(results, store.uses, paid, best_of_n, np.full(7, tuned), rng)
 
 
 def test_every_member_of_an_ensemble_reads_every_completion_and_is_trained_once(store, finished):

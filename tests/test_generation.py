@@ -164,7 +164,7 @@ def test_a_caches_memory_is_used_again_where_it_is_large_enough():
     for cache in (small, large):
         room.give_back(cache)
     for _ in range(2):
-        again = kv_cache.repeated(Cache(layers=[layer]), 2, capacity=5, limit=6, room=room)
+        again = Cache(layers=[layer.repeated(2, 5, 6, room)])
         assert {part.data_ptr() for part in (again.layers[0].keys, again.layers[0].values)} == parts
         for part, original in zip(again.layers[0].filled(), layer.filled(), strict=True):
             assert torch.equal(part, original.repeat_interleave(2, 0))

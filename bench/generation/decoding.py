@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from bench.generation.row_memory import FixedRows, GrowingRows
 from bench.models import kv_cache
 from bench.models.sampler import Sampler, at_quantile, first_kept, scale, token_at, upper_tail
+from bench.models.tokens import padded
 
 LOOK_EVERY = 8  # steps between two looks at which rows have finished, on a GPU; a CPU looks at every step
 
@@ -73,14 +74,9 @@ class Draws:
 
 @torch.inference_mode()
 def prefill(model: Any, prompt_ids: list[list[int]]) -> Prefill:
-    width = max(map(len, prompt_ids))
-    ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
-    attended = torch.zeros(len(prompt_ids), width, dtype=torch.bool)
-    for row, prompt in enumerate(prompt_ids):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attended[row, width - len(prompt) :] = True
-    ids, attended = ids.to(model.device), attended.to(model.device)
-    cache = kv_cache.empty(model, width)
+    batch = padded([{"input_ids": prompt} for prompt in prompt_ids], {}, model.device, left=True)
+    ids, attended = batch["input_ids"], batch["attention_mask"].bool()
+    cache = kv_cache.empty(model, ids.shape[1])
     positions = (attended.cumsum(dim=-1) - 1).clamp(min=0)
     return Prefill(cache, kv_cache.forward(model, ids, attended, positions, cache), attended)
 

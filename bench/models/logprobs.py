@@ -218,19 +218,15 @@ class Readers:
 
         @torch.inference_mode()
         def read(texts: list[list[int]], drawn: np.ndarray, cells: np.ndarray) -> np.ndarray:
-            width, steps = max(len(texts[cell]) for cell in cells), max(len(drawn[cell]) for cell in cells)
-            ids = torch.zeros(len(cells), width, dtype=torch.long)
-            attended = torch.zeros(len(cells), width, dtype=torch.long)
-            generated = torch.zeros(len(cells), steps, dtype=torch.bool)
-            for i, cell in enumerate(cells):
-                ids[i, width - len(texts[cell]) :] = torch.tensor(texts[cell])
-                attended[i, width - len(texts[cell]) :] = 1
-                generated[i, steps - len(drawn[cell]) :] = True
-            ids, attended, generated = (each.to(model.device) for each in (ids, attended, generated))
+            batch = tokens.padded([{"input_ids": texts[cell]} for cell in cells], {}, model.device, left=True)
+            ids, attended = batch["input_ids"], batch["attention_mask"]
+            lengths = torch.tensor([[len(drawn[cell])] for cell in cells])
+            steps = int(lengths.max())
+            generated = (torch.arange(steps) >= steps - lengths).to(model.device)
             logits = {policy: _logits(each, ids, attended, steps) for policy, each in self.models.items()}
-            tokens, most = ids[:, width - steps :], max(1, at_once // (len(cells) * vocabulary))
+            ends, most = ids[:, ids.shape[1] - steps :], max(1, at_once // (len(cells) * vocabulary))
             spans = [slice(start, start + most) for start in range(0, steps, most)]  # several where one is long
-            parts = [measure([logits[policy][:, span] for policy in self.policies], tokens[:, span]) for span in spans]
+            parts = [measure([logits[policy][:, span] for policy in self.policies], ends[:, span]) for span in spans]
             values = [torch.cat(each, dim=-1) for each in zip(*parts, strict=True)]
             return np.stack([(each.double() * generated).sum(dim=-1).cpu().numpy() for each in values])
 
@@ -238,7 +234,7 @@ class Readers:
             for rows, part in completions.shards():
                 prompt_ids = [chat.encode(self.tokenizer, messages) for messages in prompts.messages[rows]]
                 drawn = part.token_ids.ravel()
-                texts = [[*prompt_ids[cell // samples], *ids] for cell, ids in enumerate(drawn)]
+                texts = [[*prompt_ids[cell // samples], *ids.tolist()] for cell, ids in enumerate(drawn)]
                 lengths = np.array([len(ids) for ids in texts])
                 batches = _batches(lengths, part.length.ravel(), batch_tokens, vocabulary, padded, at_once)
                 for cells, sums in halving.each(partial(read, texts, drawn), batches):

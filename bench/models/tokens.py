@@ -269,18 +269,21 @@ def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarra
 
 
 def padded(
-    rows: Sequence[Mapping[str, list[int]]], fill: Mapping[str, int], device: Any = "cpu"
+    rows: Sequence[Mapping[str, list[int]]], fill: Mapping[str, int], device: Any = "cpu", *, left: bool = False
 ) -> "dict[str, torch.Tensor]":
     """The columns of token rows [B, T] and their attention_mask, padded on the right with `fill` (0 where not named).
 
-    Padding is masked and to the right: no earlier token attends to it, and no position shifts.
+    Padding is masked and to the right: no earlier token attends to it, and no position shifts. left: pad on the left,
+    so that all rows end together.
     """
     import torch
 
     columns = {name: [list(row[name]) for row in rows] for name in rows[0]}
     columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
     width = max(map(len, columns["input_ids"]))
-    return {
-        name: torch.tensor([ids + [fill.get(name, 0)] * (width - len(ids)) for ids in column]).to(device)
-        for name, column in columns.items()
-    }
+    whole = {}
+    for name, column in columns.items():
+        fillers = [[fill.get(name, 0)] * (width - len(ids)) for ids in column]
+        sides = (fillers, column) if left else (column, fillers)
+        whole[name] = torch.tensor([[*start, *end] for start, end in zip(*sides, strict=True)], device=device)
+    return whole

@@ -32,31 +32,28 @@ def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
 def break_even_metrics(
     results: Results,
     uses: Sequence[Use],
-    sizes: Sequence[int],
-    best_of_n: np.ndarray,
+    costs: Costs,
+    best_of_n: Mapping[int, np.ndarray],
     tuned: np.ndarray,
     rng: np.random.Generator,
-    *,
-    training: Mapping[str, Any],
 ) -> dict[str, float | str | None]:
     """The n at which Best-of-n is as accurate as the tuned policy, and the queries after which tuning is cheaper.
 
-    best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Costs are in FLOPs. Each reward model
-    of the scorer reads every completion, all members of an ensemble too; a verifier costs nothing. The training of
-    reward models counts as a part of fine-tuning. The metrics include the FLOPs that are compared: those of
-    fine-tuning, and those per query for either way to answer. Intervals are by bootstrap over prompts. See
+    best_of_n: n -> [M] and tuned: [M], accuracy on the same test prompts. Costs are in FLOPs. Each reward model of the
+    scorer reads every completion, all members of an ensemble too; a verifier costs nothing. The training of reward
+    models counts as a part of fine-tuning. The metrics include the FLOPs that are compared: those of fine-tuning, and
+    those per query for either way to answer. Intervals are by bootstrap over prompts. See
     bench.estimators.compute.break_even.
     """
-    costs = costs_of(results, uses, training)
     judged = any(use.stage == judge.STAGE for use in uses)
     judge_note = " The judge's own cost is unknown and left out." if judged else ""
-    even = break_even(sizes, best_of_n, tuned, costs, rng)
+    even = break_even(list(best_of_n), np.stack(list(best_of_n.values()), axis=1), tuned, costs, rng)
     lengths = costs.prompt_tokens, costs.completion_tokens
     queries = {
         f"cost/best_of_{n}_query_flops": best_of_n_query_flops(
             costs.policy_parameters, costs.reward_parameters, *lengths, n
         )
-        for n in sizes
+        for n in best_of_n
     }
     return {
         **queries,

@@ -199,12 +199,9 @@ def _break_even(
         measure.n: values for measure, values in measures.items() if measure[:3] == ("base", "best_of_n", "accuracy")
     }
     tuned = measures[Measure("tuned", "pass", "accuracy", 1)]
-    rng = generator(cfg.seed, "break even")
-    made = costs.break_even_metrics(
-        results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, training=cfg.training
-    )
-    best = generator(cfg.seed, "break even", "best")
-    return made | costs.break_even_at_best(measures, costs.costs_of(results, uses, cfg.training), best)
+    paid = costs.costs_of(results, uses, cfg.training)
+    made = costs.break_even_metrics(results, uses, paid, curve, tuned, generator(cfg.seed, "break even"))
+    return made | costs.break_even_at_best(measures, paid, generator(cfg.seed, "break even", "best"))
 
 
 def long(measures: dict[Measure, np.ndarray], ids: np.ndarray) -> Iterator[Any]:

@@ -250,14 +250,11 @@ def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: SamplingWo
     batch = batch or len(work.prompts)
     for start in range(0, len(work.prompts), batch):
         encoded = [chat.encode(tokenizer, messages) for messages in work.prompts.messages[start : start + batch]]
-        width = max(map(len, encoded))
-        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in encoded], device=model.device)
-        seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in encoded])
+        read = tokens.padded([{"input_ids": prompt} for prompt in encoded], {}, model.device, left=True)
         with torch.random.fork_rng():
             torch.manual_seed(seed + start)
             out = model.generate(
-                ids,
-                attention_mask=seen.to(model.device),
+                **read,
                 do_sample=work.temperature > 0,
                 num_return_sequences=work.samples,
                 max_new_tokens=work.max_new_tokens,
@@ -265,7 +262,7 @@ def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: SamplingWo
                 pad_token_id=min(eos, default=0),
                 **sampler,
             )
-        for row in out[:, width:].cpu().numpy():
+        for row in out[:, read["input_ids"].shape[1] :].cpu().numpy():
             ends = np.isin(row, list(eos)).nonzero()[0]
             rows.append(row[: ends[0] + 1] if len(ends) else row)
     tokenizer.batch_decode([row.tolist() for row in rows], skip_special_tokens=True)
