@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -53,6 +54,13 @@ def that_fit(on_cpu: int, bytes_each: float, most: int) -> int:
 
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return int(min(max(free / 2 / bytes_each, 1), most))
+
+
+def release_memory() -> None:
+    """Free what is no longer used, and give back the GPU memory that torch holds for later."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 class Halving:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import Completions, Policy, content_hash
-from bench.devices import device
+from bench.devices import device, release_memory
 from bench.errors import BenchError, first_line
 from bench.evaluation import harness_models
 from bench.generation import vllm_engine
@@ -150,7 +150,7 @@ def _in_another_process(harness: Harness) -> tuple[list[list[dict[str, float]]],
     setting = f"evaluation.harness_tasks=[{','.join(harness.names)}]"
     if harness.vllm is not None:
         vllm_engine.close()
-        vllm_engine.release_cached_memory()
+        release_memory()
     with tempfile.TemporaryDirectory() as folder, said_after(PATIENCE, f"lm-eval runs {', '.join(harness.names)}"):
         return processes.call(setting, 1, Path(folder), _stored, harness, current().root)
 

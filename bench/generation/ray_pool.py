@@ -9,10 +9,8 @@ goes on elsewhere.
     python -m bench generation=ray generation.address=10.0.0.1:6379  a running cluster
 """
 
-import gc
 import inspect
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +19,7 @@ from typing import Annotated, Any
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config.rules import Retries, Samples, Seed, Temperature, TopK, TopP, Workers, number, or_null
+from bench.devices import release_memory
 from bench.errors import BenchError
 from bench.generation.pool import sharing
 from bench.generation.ray_cluster import ADDRESS, connect, draw_shards, probes
@@ -151,10 +150,7 @@ class Worker:
     def rest(self) -> None:
         """Free the engine's memory; what an engine keeps a process for, as vLLM's does, stays."""
         self.engines.clear()
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
 
 
 def _difference(here: dict[str, Any], there: dict[str, Any]) -> str:

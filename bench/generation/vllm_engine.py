@@ -11,7 +11,6 @@ adapter_config.json) is served beside its base model, without merging.
 
 import atexit
 import contextvars
-import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config import rules
-from bench.devices import resolve_dtype
+from bench.devices import release_memory, resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
@@ -228,7 +227,7 @@ def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:
                 core.swap(base)
             return core
         close()
-    release_cached_memory()
+    release_memory()  # vLLM wants its share free when it starts
     _running = Core(base, options, lora_rank=rank)
     atexit.unregister(close)
     atexit.register(close)  # after vLLM's own, which therefore finds nothing left to do
@@ -242,12 +241,3 @@ def close() -> None:
         core, _running = _running, None
         if core.process == os.getpid():
             core.close()
-
-
-def release_cached_memory() -> None:
-    """Give back the GPU memory that torch holds without using it: vLLM wants its share free when it starts."""
-    import torch
-
-    if torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()

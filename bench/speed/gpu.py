@@ -144,8 +144,6 @@ class PartWorker:
 
 def _work(pipe: Any) -> None:
     """Do the parts that come through the pipe, and send their rows and how each ended."""
-    import gc
-
     while True:
         try:
             part, setup = pipe.recv()
@@ -160,9 +158,7 @@ def _work(pipe: Any) -> None:
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             ended = ("failed", _words(error))
-        gc.collect()
-        if torch := sys.modules.get("torch"):
-            torch.cuda.empty_cache()
+        devices.release_memory()
         pipe.send(ended)
 
 
