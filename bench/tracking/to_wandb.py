@@ -62,7 +62,7 @@ def log_to_wandb(
     it ends; where the server does not answer, or refuses, the run is logged offline. reference_above: MiB; larger
     files are not uploaded but referred to where they lie. On any failure print one warning and return None.
     """
-    job = _job(locals())
+    job = _job(run_folder, project, entity, mode, tags, directory, timeout, reference_above)
     if job.mode == "disabled":
         return None
     try:
@@ -92,7 +92,7 @@ def open_live(run_folder: Path, config: Row, settings: Mapping[str, Any]) -> sub
     """Start the process that shows rows of progress from its standard input until it ends; None: W&B is disabled."""
     given = inspect.signature(log_to_wandb).bind(run_folder, **settings)
     given.apply_defaults()
-    last, job = last_attempt(run_folder), _job(given.arguments)
+    last, job = last_attempt(run_folder), _job(**given.arguments)
     if job.mode == "disabled":
         return None
     start = last.start if last is not None and last.content == LIVE else None
@@ -101,22 +101,31 @@ def open_live(run_folder: Path, config: Row, settings: Mapping[str, Any]) -> sub
         return _process(replace(job, start=start, config=config), lock)
 
 
-def _job(settings: Mapping[str, Any]) -> LoggingJob:
-    """What to do with these settings of `log_to_wandb`; wandb's own variables have the last word."""
-    given, folder = os.environ.get, settings["run_folder"].absolute()
+def _job(
+    run_folder: Path,
+    project: str,
+    entity: str | None,
+    mode: str | None,
+    tags: Sequence[str],
+    directory: str | None,
+    timeout: float,
+    reference_above: float,
+) -> LoggingJob:
+    """What to do with these settings; wandb's own variables have the last word."""
+    given, folder = os.environ.get, run_folder.absolute()
+    mode = "online" if "WANDB_SWEEP_ID" in os.environ else mode  # an agent started this process and waits for it
     place = {
-        "project": given("WANDB_PROJECT") or settings["project"],
-        "entity": given("WANDB_ENTITY") or settings["entity"],
+        "project": given("WANDB_PROJECT") or project,
+        "entity": given("WANDB_ENTITY") or entity,
         "id": given("WANDB_RUN_ID") or folder.name,
         "name": given("WANDB_NAME") or folder.name,
         "group": given("WANDB_RUN_GROUP") or folder.parent.name,
         "job_type": given("WANDB_JOB_TYPE") or "experiment",
-        "tags": sorted({*settings["tags"], *(tag for tag in given("WANDB_TAGS", "").split(",") if tag)}),
+        "tags": sorted({*tags, *(tag for tag in given("WANDB_TAGS", "").split(",") if tag)}),
     }
-    root = Path(settings["directory"] or given("WANDB_DIR") or folder).absolute()
-    waiting = "WANDB_SWEEP_ID" in os.environ  # an agent started this process and waits for it
-    mode = given("WANDB_MODE") or ("online" if waiting else settings["mode"]) or "online"
-    return LoggingJob(str(folder), str(root), place, mode, settings["timeout"], settings["reference_above"] * 2**20)
+    root = Path(directory or given("WANDB_DIR") or folder).absolute()
+    mode = given("WANDB_MODE") or mode or "online"
+    return LoggingJob(str(folder), str(root), place, mode, timeout, reference_above * 2**20)
 
 
 def _log_or_fall_back(job: LoggingJob, lock: int) -> tuple[dict[str, Any], str | None]:
