@@ -44,7 +44,7 @@ LAYERS = [  # low to high: a module imports from its own layer and from lower on
     "__init__",  # the public API
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-MOST_LINES, MOST_FILE_LINES, MOST_TOP_FILES = 45_700, 300, 18
+MOST_LINES, MOST_FILE_LINES, MOST_TOP_FILES = 45_950, 300, 18
 MOST_FUNCTION_LINES, MOST_PARAMETERS = 80, 12
 
 

@@ -359,7 +359,7 @@ def test_a_report_of_nothing_is_refused_and_so_is_an_unknown_option(monkeypatch)
         (size.main, "size.gpus=a100", "size.gpus is not a setting; there are size.gpu, size.flops, size.parameters, "
          "size.reward_parameters, size.prompt_tokens, size.completion_tokens; did you mean size.gpu?"),
         (lambda: speed.main(["estimatrs"]), "", "NAME=estimatrs is not allowed: it must be one of cli, estimators, "
-         "generation, gpu, imports, pool, scoring, sizing, verify; did you mean estimators?"),
+         "generation, gpu, imports, pool, scoring, sft, sizing, verify; did you mean estimators?"),
         (lambda: speed.main(["cli", "--repeat=x"]), "", "--repeat=x is no option of python -m bench.speed cli; did you "
          "mean --repeats?"),
         (tracking.main, "--foo", "--foo is no option of python -m bench.tracking; --help lists the options."),

@@ -2,7 +2,7 @@
 
 examples:
   python -m bench.speed sft
-  python -m bench.speed sft --median 12 --layers 4 --hidden 256 --updates 4 --ways padded packed loop     a long tail
+  python -m bench.speed sft --median 12 --layers 4 --hidden 256 --updates 12 --ways padded packed loop     a long tail
 
 padded and packed: training=sft with training.packing=false and true. loop: batches padded in the order of drawing,
 transformers' own loss, Adam, float32. published: the same with rlhf-book's settings (two examples at a time,
