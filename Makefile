@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?=
 ARGS ?=
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * len(os.sched_getaffinity(0))))')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 3 * len(os.sched_getaffinity(0))))')
 comma := ,
 WITH := $(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 # uv looks for local wheels only where this says; pip's own setting is reused.
