@@ -8,6 +8,7 @@ examples:
   python -m bench.status outputs/imported/*
 """
 
+import gc
 import math
 import sys
 from collections.abc import Sequence
@@ -76,4 +77,5 @@ def of_folders(folders: Sequence[Path]) -> str:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(10_000)  # as in bench.__main__
     main()
