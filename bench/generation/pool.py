@@ -227,7 +227,7 @@ def _ragged(lists: Any) -> np.ndarray:
 def describe(completions: Completions) -> dict[str, float]:
     """Count the samples of a pool, and those that are cut at the limit, empty, or repeated within a prompt.
 
-    `twins` counts pairs of equal samples of one prompt, `twins_expected` the pairs that independent samples of their
+    `twins` counts pairs of equal samples per prompt, `twins_expected` the pairs that independent samples of their
     probabilities would have; `twins_alarm` is 1 where the difference is no accident. Pools side by side are counted one
     by one: equal samples of different policies are no pair. In a stopped pool only the samples that every prompt has
     are compared: a prompt goes on where its samples were refused, and refused samples are alike.
